@@ -15,6 +15,7 @@ from facekd.files.reading import read_json
 from facekd.files.result_folder import MARK, is_unfinished
 from facekd.results.kept_scores import check_curves
 from facekd.results.schema import IJB_FORMAT, LFW_FORMAT, PROTOCOL_FORMAT
+from facekd.results.shape import ROUNDING
 from facekd.utils.foreign import shown
 
 NEWEST_VERSION = 1
@@ -91,6 +92,9 @@ def _check_kinds(path: Path, curves: dict[str, np.ndarray], closed: set[str]) ->
     for name, array in curves.items():
         if array.dtype.kind not in "fiu" or array.ndim != 1 or not array.size or not np.isfinite(array).all():
             raise DataError(f"{path}: {shown(name)} is {array.dtype} {array.shape}; expected finite numbers in a row")
+        is_rate = name.startswith("cmc_") or name.endswith(("_far", "_tar", "_fpir", "_tpir"))
+        if is_rate and not (array.min() >= -ROUNDING and array.max() <= 1 + ROUNDING):
+            raise DataError(f"{path}: {shown(name)} is from {array.min():g} to {array.max():g}; expected shares")
     # Curves are two arrays of one length, and histograms have an edge more than counts.
     sizes = {name: array.size for name, array in curves.items()}
     pairs = [("roc_far", "roc_tar", 0), ("map_person", "map_x", 0), ("map_person", "map_y", 0)]

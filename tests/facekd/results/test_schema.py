@@ -115,6 +115,10 @@ def test_a_result_says_what_is_wrong_in_it(change: dict[str, Any], message: str,
         {"roc_far": np.zeros(0), "roc_tar": np.zeros(0)},
         {"histogram_edges": np.zeros(3), "histogram_genuine": np.zeros(3), "histogram_impostor": np.zeros(2)},
         {"cmc_G1": np.zeros(3)},
+        {"roc_far": np.array([0.1, 2.0]), "roc_tar": np.ones(2)},
+        {"roc_far": np.array([0.1, 1.0]), "roc_tar": np.array([-1e300, 1])},
+        {"map_x": np.zeros(3), "map_y": np.zeros(3), "map_person": np.zeros(2)},
+        {"map_person": np.zeros(2)},
     ],
 )
 def test_curves_of_other_kinds_are_refused(arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
