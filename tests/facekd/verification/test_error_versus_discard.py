@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -114,9 +116,86 @@ def test_measures_take_the_thresholds_of_operating_points() -> None:
     assert found["areas"][0]["relative_pairs"] < 0.6
 
 
+def naive_quality(
+    genuine: np.ndarray, quality: np.ndarray, samples: np.ndarray, far: float, threshold: float, draws: int
+) -> dict[str, object]:
+    """What is reported of one threshold, by counting at each share, and by adding up the steps between shares."""
+    rejected = [score < threshold for score in genuine.tolist()]
+    fnmr = sum(rejected) / len(rejected)
+    shares = [number / 100 for number in range(100)]
+    by_pairs, by_samples = ([*map(fnmr_at(rejected, quality, of), shares)] for of in (quality, samples))
+    # With 40 pairs and 20 samples every step begins at a fortieth of the whole.
+    steps = [(number + 0.5) / 40 for number in range(40)]
+    areas = []
+    for limit in LIMITS:
+        below = [share for share in steps if share < limit]
+        pairs, of_samples = (sum(map(fnmr_at(rejected, quality, of), below)) / 40 for of in (quality, samples))
+        ideal = quad(lambda share: max(0.0, (fnmr - share) / (1 - share)), 0, limit, points=[min(fnmr, limit)])[0]
+        relative = (pairs - ideal) / (fnmr * limit - ideal) if fnmr else None
+        interval = relative_interval(np.array(rejected), quality, None, limit, draws, 7) if draws else None
+        areas.append(
+            {
+                "limit": limit,
+                "pairs": pytest.approx(pairs),
+                "samples": pytest.approx(of_samples),
+                "ideal_pairs": pytest.approx(ideal, abs=1e-7),
+                "random": pytest.approx(fnmr * limit),
+                "relative_pairs": None if relative is None else pytest.approx(relative, abs=1e-6),
+                "relative_pairs_ci95": None if interval is None else list(interval),
+            }
+        )
+    return {
+        "far": far,
+        "threshold": threshold,
+        "fnmr": fnmr,
+        "num_rejected": sum(rejected),
+        "num_genuine": 40,
+        "areas": areas,
+        "discarded": shares,
+        "fnmr_by_pairs": by_pairs,
+        "fnmr_by_samples": by_samples,
+    }
+
+
+def fnmr_at(rejected: list[bool], quality: np.ndarray, samples: np.ndarray) -> Callable[[float], float]:
+    return lambda share: naive_fnmr(rejected, quality.tolist(), samples.tolist(), share + 1e-12)
+
+
+@pytest.mark.parametrize("draws", [0, 100])
+def test_what_is_measured_is_reported_in_full_but_for_points_that_are_not_measurable(draws: int) -> None:
+    rng = np.random.default_rng(4)
+    samples = rng.permutation(np.arange(20.0)) // 2
+    quality = np.minimum(rng.choice(samples, 40), rng.choice(samples, 40))
+    genuine = np.arange(40) / 100 + rng.permutation(np.arange(40)) / 1000
+    quality = np.where(genuine < 0.15, np.minimum(quality, rng.choice(samples, 40)), quality)
+    points = [
+        {"far": 1e-6, "tar": None, "threshold": None},
+        {"far": 0.1, "tar": 0.5, "threshold": 0.2},
+        {"far": 0.3, "tar": 1.0, "threshold": -0.5},  # nothing is rejected
+        {"far": 0.2, "tar": 0.9, "threshold": 0.05},
+    ]
+    found = measure_quality(genuine, quality, samples, points, draws=draws, seed=7)
+    expected = [
+        naive_quality(genuine, quality, samples, point["far"], point["threshold"], draws) for point in points[1:]
+    ]
+    assert found == expected
+    intervals = [area["relative_pairs_ci95"] is not None for one in found for area in one["areas"]]
+    assert intervals == [bool(draws)] * 3 + [False] * 6
+
+
 @pytest.mark.parametrize(
     ("rejected", "quality"), [([True], [np.nan]), ([True, False], [1.0]), ([], []), ([True], [np.inf])]
 )
 def test_qualities_that_cannot_be_used_are_refused(rejected: list[bool], quality: list[float]) -> None:
     with pytest.raises(InputError):
         error_versus_discard(np.array(rejected, bool), np.array(quality))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.float16, object])
+def test_qualities_are_numbers_of_any_kind(kind: type) -> None:
+    rejected, quality = np.array([True, True, False, False, True]), np.array([3, 0, 7, 3, 9])
+    plain, found = (
+        error_versus_discard(rejected, values, values) for values in (quality.astype(float), quality.astype(kind))
+    )
+    np.testing.assert_array_equal(found.discarded, plain.discarded)
+    np.testing.assert_array_equal(found.fnmr, plain.fnmr)

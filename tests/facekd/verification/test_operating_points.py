@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from facekd.errors import InputError
 from facekd.verification import far_threshold, num_allowed_false_accepts, tar_at_far
 from facekd.verification.intervals.paired_bootstrap import PairedBootstrap
+from facekd.verification.operating_points import TarAtFar, false_accept_among
 from facekd.verification.search.identification import SearchResult, measure_search
 
 
@@ -85,3 +86,32 @@ def test_identification_and_the_paired_bootstrap_follow_the_same_rule(far):
     is_same = np.arange(180) < 80
     measured, _ = PairedBootstrap(is_same, None, [far], 100).tars(np.concatenate([genuine, impostor]))
     assert np.array_equal(measured, [math.nan if point.tar is None else point.tar], equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("num_impostor", "far", "reason"),
+    [
+        (1, 0.1, "1 impostor comparison allows 0.1 false accepts at FAR 0.1; at least 10 comparisons are needed"),
+        (90, 0.01, "90 impostor comparisons allow 0.9 false accepts at FAR 0.01; at least 100 comparisons are needed"),
+        (
+            2000,
+            1e-4,
+            "2,000 impostor comparisons allow 0.2 false accepts at FAR 0.0001; at least 10,000 comparisons are needed",
+        ),
+    ],
+)
+def test_a_far_that_cannot_be_measured_says_what_it_needs(num_impostor, far, reason):
+    nothing = (None, None, None, None)
+    expected = TarAtFar(far, *nothing, num_impostor, 3, None, None, "exact", f"not measurable: {reason}")
+    assert tar_at_far(np.ones(3), np.linspace(0, 1, num_impostor), far) == [expected]
+
+
+@given(st.floats(0, 1), st.integers(0, 50))
+def test_one_of_several_comparisons_is_a_false_accept_as_exact_arithmetic_says(far, num_comparisons):
+    exact = 1 - (1 - Fraction(far)) ** num_comparisons
+    assert false_accept_among(far, num_comparisons) == pytest.approx(float(exact), rel=1e-12, abs=1e-300)
+
+
+def test_false_accepts_among_comparisons_at_the_ends():
+    assert false_accept_among(1.0, 1) == 1 and false_accept_among(1.0, 0) == false_accept_among(0.0, 9) == 0
+    assert false_accept_among(1e-20, 10**6) == pytest.approx(1e-14, rel=1e-12)

@@ -89,6 +89,8 @@ def test_ranks_do_not_depend_on_float32():
 def test_nothing_to_search_is_refused():
     with pytest.raises(InputError, match="G1: 0 gallery templates and 1 probe template are left"):
         search(np.ones((1, 2)), np.zeros(1), np.zeros((0, 2)), np.zeros(0), None, "G1")
+    with pytest.raises(InputError, match=r"^gallery: 1 gallery template and 0 probe templates are left"):
+        search(np.zeros((0, 2)), np.zeros(0), np.ones((1, 2)), np.zeros(1))
 
 
 def oxford_average_precision(is_mate):

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from facekd.errors import InputError
+from facekd.verification.intervals.proportions import wilson_interval
 from facekd.verification.search.block_search import search
-from facekd.verification.search.identification import identification_curves, mean_of_galleries, measure_search
+from facekd.verification.search.identification import (
+    SearchResult,
+    identification_curves,
+    mean_of_galleries,
+    measure_search,
+)
 
 
 def naive(gallery, gallery_subjects, probes, probe_subjects, fpirs, ranks):
@@ -98,3 +104,77 @@ def test_galleries_are_averaged_and_what_one_lacks_is_not_made_up():
 def test_nothing_to_search_is_refused():
     with pytest.raises(InputError, match="G1: 0 gallery templates"):
         search(np.ones((1, 2)), np.zeros(1), np.zeros((0, 2)), np.zeros(0), name="G1")
+
+
+def test_a_search_is_reported_in_full():
+    # Mates at ranks 1, 1, 2, 1; the second of five non-mated probes may not come through.
+    result = SearchResult(np.array([0.9, 0.2, 0.8, 0.6]), np.array([1, 1, 2, 1]), np.array([0.1, 0.5, 0.3, 0.7, 0]), 6)
+    unmeasured = {"tpir": None, "threshold": None, "false_positives": None, "achieved_fpir": None, "ci95": None}
+    measured = measure_search(result, (0.1, 0.2), (1, 2))
+    reason = "not measurable: 5 non-mated probes allow 0.5 false positives at FPIR 0.1"
+    assert measured == {
+        "num_gallery": 6,
+        "num_mated": 4,
+        "num_nonmated": 5,
+        "tpir_at_fpir": [
+            {"fpir": 0.1, **unmeasured, "reason": reason},
+            {
+                "fpir": 0.2,
+                "tpir": 0.5,
+                "threshold": np.nextafter(0.5, 1),
+                "false_positives": 1,
+                "achieved_fpir": 0.2,
+                "ci95": list(wilson_interval(2, 4)),
+                "reason": None,
+            },
+        ],
+        "rank": [{"rank": 1, "rate": 0.75}, {"rank": 2, "rate": 1.0}],
+    }
+    assert measure_search(result, (0.2,), (1,), within=2)["tpir_at_fpir"][0]["tpir"] == 0.75
+    assert measure_search(result, (1.0,), (1,))["tpir_at_fpir"][0]["threshold"] == -1
+
+
+@pytest.mark.parametrize(
+    ("num_mated", "num_nonmated", "reason"),
+    [
+        (0, 5, "no probe has a mate in this gallery"),
+        (4, 0, "0 non-mated probes allow 0 false positives at FPIR 0.5"),
+        (4, 1, "1 non-mated probe allows 0.5 false positives at FPIR 0.5"),
+    ],
+)
+def test_a_search_that_cannot_be_measured_says_why(num_mated, num_nonmated, reason):
+    result = SearchResult(np.full(num_mated, 0.5), np.ones(num_mated, int), np.full(num_nonmated, 0.1), 6)
+    measured = measure_search(result, (0.5,), (3,))
+    unmeasured = {"tpir": None, "threshold": None, "false_positives": None, "achieved_fpir": None, "ci95": None}
+    assert measured["tpir_at_fpir"] == [{"fpir": 0.5, **unmeasured, "reason": f"not measurable: {reason}"}]
+    assert measured["rank"] == [{"rank": 3, "rate": 1.0 if num_mated else None}]
+
+
+@settings(max_examples=40)
+@given(seed=st.integers(0, 10_000), decimals=st.integers(1, 9), within=st.integers(1, 3))
+@example(seed=11, decimals=9, within=1)  # one probe of each kind
+def test_curves_are_every_operating_point_of_loops(seed, decimals, within):
+    generator = np.random.default_rng(seed)
+    num_mated, num_nonmated = generator.integers(0, 12, 2)
+    scores, ranks = generator.uniform(-0.5, 1, num_mated).round(decimals), generator.integers(1, 6, num_mated)
+    impostor = generator.uniform(-1, 0.7, num_nonmated).round(decimals)
+    curves = identification_curves(SearchResult(scores, ranks, impostor, 9), most_ranks=4, within=within)
+    assert curves["cmc"] == pytest.approx([np.mean(ranks <= rank) for rank in range(1, 5)] if num_mated else [])
+    # A threshold just above each score of a non-mated probe.
+    points = []
+    for score in sorted(set(impostor.tolist()), reverse=True) if num_mated else []:
+        found = sum(one > score and rank <= within for one, rank in zip(scores, ranks, strict=True))
+        points.append((np.mean(impostor > score), found / num_mated, np.nextafter(score, 2)))
+    assert list(curves) == ["cmc", "dir_fpir", "dir_tpir", "dir_threshold"]
+    for place, name in enumerate(("dir_fpir", "dir_tpir", "dir_threshold")):
+        assert curves[name].shape == (len(points),)
+        assert curves[name] == pytest.approx([point[place] for point in points], abs=1e-12)
+
+
+def test_curves_of_many_probes_are_points_at_equal_steps_of_the_logarithm():
+    impostor = np.random.default_rng(0).permutation(np.arange(700) / 1000)
+    curves = identification_curves(SearchResult(np.array([0.5, 0.6]), np.array([1, 1]), impostor, 9), num_points=5)
+    # 1, 5.1, 26.5, 136.1 and 700 are each 700^(1/4) times the one before; one less are let through.
+    assert curves["dir_fpir"] * 700 == pytest.approx([0, 4, 25, 135, 699])
+    assert curves["dir_threshold"] == pytest.approx([0.699, 0.695, 0.674, 0.564, 0])
+    assert curves["dir_tpir"].tolist() == [0, 0, 0, 0.5, 1]
