@@ -170,9 +170,15 @@ def not_measurable(far: float, num_genuine: int, num_impostor: int, rule: Rule) 
     needed = f"{math.ceil(1 / far * (1 - FAR_ROUNDING)):,}" if far > 1e-15 else f"{1 / far:.0e}"
     reason = (
         f"not measurable: {counted(num_impostor, 'impostor comparison allows', 'impostor comparisons allow')} "
-        f"{far * num_impostor:.2g} false accepts at FAR {far:g}; at least {needed} comparisons are needed"
+        f"{shown_below_one(far * num_impostor)} false accepts at FAR {far:g}; at least {needed} comparisons are needed"
     )
     return TarAtFar(far, None, None, None, None, num_impostor, num_genuine, None, None, rule, reason)
+
+
+def shown_below_one(number: float) -> str:
+    """Writes a number below 1 with two digits, which must not round it to 1."""
+    text = f"{number:.2g}"
+    return text if float(text) < 1 else "less than 1"
 
 
 def just_above(score: Any) -> Any:

@@ -140,7 +140,7 @@ def measure_draws(
     """
     # What is the same for every draw: the comparisons in falling order.
     generator = np.random.default_rng(seed)
-    reach = max(*fars, equal_error_far) * SLACK * comparisons.num_impostor + EXTRA
+    reach = max([*fars, equal_error_far]) * SLACK * comparisons.num_impostor + EXTRA
     tail = comparisons.highest(int(reach))
 
     # The draws, as many at a time as the memory allows.

@@ -19,7 +19,7 @@ import numpy as np
 from facekd.errors import InputError
 from facekd.utils.wording import counted
 from facekd.verification.intervals.proportions import wilson_interval
-from facekd.verification.operating_points import far_threshold, first_refused_score, just_above
+from facekd.verification.operating_points import far_threshold, first_refused_score, just_above, shown_below_one
 
 DEFAULT_FPIRS, DEFAULT_RANKS = (1e-2, 1e-1), (1, 5, 10)
 NEVER_FIRST = -2.0  # below every cosine
@@ -128,7 +128,7 @@ def _tpir(first: np.ndarray, impostor: np.ndarray, fpir: float) -> dict[str, Any
             **point,
             "reason": (
                 f"not measurable: {counted(len(impostor), 'non-mated probe allows', 'non-mated probes allow')} "
-                f"{fpir * len(impostor):.2g} false positives at FPIR {fpir:g}"
+                f"{shown_below_one(fpir * len(impostor))} false positives at FPIR {fpir:g}"
             ),
         }
     # A probe is identified if its mate comes first and reaches the threshold.

@@ -94,6 +94,12 @@ def test_identification_and_the_paired_bootstrap_follow_the_same_rule(far):
         (1, 0.1, "1 impostor comparison allows 0.1 false accepts at FAR 0.1; at least 10 comparisons are needed"),
         (90, 0.01, "90 impostor comparisons allow 0.9 false accepts at FAR 0.01; at least 100 comparisons are needed"),
         (
+            999,
+            1e-3,
+            "999 impostor comparisons allow less than 1 false accepts at FAR 0.001; at least 1,000 comparisons are "
+            "needed",
+        ),
+        (
             2000,
             1e-4,
             "2,000 impostor comparisons allow 0.2 false accepts at FAR 0.0001; at least 10,000 comparisons are needed",
