@@ -7,12 +7,15 @@ seen when the written file is compared with torch.
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 from onnx import numpy_helper
 
 from facekd.embedder.onnx_models.file import names_read
 from facekd.errors import ModelError
 from facekd.export.options import NEWEST_OPSET
+
+SHAPE_OF_SOME_AXES = 15  # the first opset that has one: torch 2.11 writes it for views
 
 
 def lower_opset(model: onnx.ModelProto, opset: int, where: str) -> None:
@@ -26,7 +29,10 @@ def lower_opset(model: onnx.ModelProto, opset: int, where: str) -> None:
     Raises:
         ModelError: an operator, or an attribute that the graph needs, is newer.
     """
+    if opset < SHAPE_OF_SOME_AXES:
+        _slice_shapes(model.graph)
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    writers = {name: node for node in model.graph.node for name in node.output}
     for node in model.graph.node:
         if not onnx.defs.has(node.op_type, opset, node.domain):
             since = next(n for n in range(opset, NEWEST_OPSET + 1) if onnx.defs.has(node.op_type, n, node.domain))
@@ -41,7 +47,7 @@ def lower_opset(model: onnx.ModelProto, opset: int, where: str) -> None:
         # A newer attribute can go if it has the value by which operators do what they did before.
         for attribute in [attribute for attribute in node.attribute if attribute.name not in known]:
             value = onnx.helper.get_attribute_value(attribute)
-            if attribute.name == "allowzero" and 0 not in _constant(constants, node.input[1]):
+            if attribute.name == "allowzero" and not _holds_zero(node.input[1], constants, writers):
                 value = 0  # it is about zeros in the shape
             if value != onnx.helper.get_attribute_value(newest[attribute.name].default_value):
                 raise ModelError(
@@ -54,9 +60,33 @@ def lower_opset(model: onnx.ModelProto, opset: int, where: str) -> None:
     drop_unused_initializers(model.graph)
 
 
-def _constant(constants: dict[str, onnx.TensorProto], name: str) -> list[int]:
-    """Returns a constant's values, or [0] if the graph computes them."""
-    return numpy_helper.to_array(constants[name]).reshape(-1).tolist() if name in constants else [0]
+def _slice_shapes(graph: onnx.GraphProto) -> None:
+    """Writes a `Shape` of some axes as one of all axes, of which a `Slice` takes those."""
+    nodes = list(graph.node)
+    del graph.node[:]
+    for node in nodes:
+        limits = {each.name: each.i for each in node.attribute} if node.op_type == "Shape" else {}
+        if not limits:
+            graph.node.append(node)
+            continue
+        name = node.output[0]
+        ends = (("start", limits.get("start", 0)), ("end", limits.get("end", np.iinfo(np.int64).max)))
+        graph.initializer.extend(numpy_helper.from_array(np.array([at]), f"{name}_{end}") for end, at in ends)
+        graph.node.append(onnx.helper.make_node("Shape", [node.input[0]], [f"{name}_whole"], node.name))
+        inputs = [f"{name}_whole", f"{name}_start", f"{name}_end"]
+        graph.node.append(onnx.helper.make_node("Slice", inputs, [name], f"{node.name}_slice"))
+
+
+def _holds_zero(name: str, constants: dict[str, onnx.TensorProto], writers: dict[str, onnx.NodeProto]) -> bool:
+    """Tells whether a constant has a 0, or one of those that a value is put together from.
+
+    What is computed otherwise comes from sizes of the input, which are not 0: there is no batch without images.
+    """
+    if name in constants:
+        return bool((numpy_helper.to_array(constants[name]) == 0).any())
+    writer = writers.get(name)
+    parts = writer.input if writer is not None and writer.op_type == "Concat" else ()
+    return any(_holds_zero(part, constants, writers) for part in parts)
 
 
 def drop_unused_initializers(graph: onnx.GraphProto) -> None:

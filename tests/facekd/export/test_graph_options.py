@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import helper
+from onnx import helper, numpy_helper
 from torch import nn
 
 from facekd.backbones.building import build_backbone
@@ -125,14 +125,48 @@ def test_an_opset_without_an_operator_of_the_network_is_refused_with_one_that_ha
 
 
 def test_an_attribute_that_an_opset_does_not_have_goes_only_if_it_says_nothing_new() -> None:
-    for start, is_fine in ((0, True), (1, False)):
-        model = prelu_graph(("b", 3, 4, 5), None, helper.make_node("Shape", ["x"], ["slope"], start=start))
+    for mode, is_fine in ((0, True), (1, False)):
+        node = helper.make_node("BatchNormalization", ["x", "s", "b", "m", "v"], ["slope"], training_mode=mode)
+        model = prelu_graph(("b", 3, 4, 5), None, node)
         if is_fine:
             lower_opset(model, 13, "m.onnx")
             assert not model.graph.node[0].attribute
         else:
-            with pytest.raises(ModelError, match=r"Shape has no start in opset 13, .* start = 1: use a newer --opset"):
+            with pytest.raises(ModelError, match=r"has no training_mode in opset 13, .* = 1: use a newer --opset"):
                 lower_opset(model, 13, "m.onnx")
+
+
+@pytest.mark.parametrize(("rest", "is_fine"), [([60], True), ([0], False)])
+@pytest.mark.parametrize("is_computed", [False, True])
+def test_zeros_of_a_new_shape_that_mean_zero_need_an_opset_that_says_so(
+    rest: list[int], is_fine: bool, is_computed: bool
+) -> None:
+    sizes = [
+        helper.make_node("Shape", ["x"], ["batch"], end=1),
+        helper.make_node("Concat", ["batch", "rest"], ["shape"], axis=0),
+    ]
+    reshape = helper.make_node("Reshape", ["x", "shape"], ["slope"], allowzero=1)
+    model = prelu_graph(("b", 3, 4, 5), None, *(sizes if is_computed else []), reshape)
+    known = [("rest", rest)] if is_computed else [("shape", [2, *rest])]
+    model.graph.initializer.extend(numpy_helper.from_array(np.array(numbers), name) for name, numbers in known)
+    if is_fine:
+        lower_opset(model, 13, "m.onnx")
+        assert not next(node for node in model.graph.node if node.op_type == "Reshape").attribute
+    else:
+        with pytest.raises(ModelError, match=r"Reshape has no allowzero in opset 13, .* allowzero = 1"):
+            lower_opset(model, 13, "m.onnx")
+
+
+@pytest.mark.parametrize("limits", [{}, {"start": 1}, {"end": 1}, {"start": -3, "end": -1}, {"start": 0}])
+def test_the_shape_of_some_axes_is_cut_out_where_an_opset_has_no_such_operator(limits: dict[str, int]) -> None:
+    x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ("b", 3, 4, 5))
+    sizes = helper.make_tensor_value_info("sizes", onnx.TensorProto.INT64, ("n",))
+    graph = helper.make_graph([helper.make_node("Shape", ["x"], ["sizes"], "shape", **limits)], "g", [x], [sizes])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    lower_opset(model, 11, "m.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    expected = (2, 3, 4, 5)[limits.get("start") : limits.get("end")]
+    assert run(model, np.zeros((2, 3, 4, 5), np.float32)).tolist() == [*expected]
 
 
 @pytest.mark.parametrize("color", [None, "rgb", "bgr"])
