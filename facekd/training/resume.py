@@ -28,7 +28,8 @@ from facekd.checkpoints.run_folder import (
     not_written,
 )
 from facekd.commands.places import check_apart, require_own
-from facekd.commands.plain_configs import differences, to_plain, to_yaml, with_defaults
+from facekd.commands.plain_configs import differences, to_plain, with_defaults
+from facekd.commands.yaml_files import read_yaml
 from facekd.data.datasets.identity_map import is_same_identity_map, people_fields
 from facekd.distributed import failing_together, gather_rows
 from facekd.errors import CheckpointError, DataError, FacekdError
@@ -360,15 +361,24 @@ def check_run_folder(config: TrainConfig) -> None:
     if (folder / "log.jsonl").exists() or (folder / "checkpoints").exists():
         return
     check_apart(folder, Path(config.data.train), *map(Path, config.validation.packs), names=())
-    # A run that was stopped at once has left no more than its configuration, which the same command writes again.
+    # A run that was stopped at once has left no more than its configuration, which the next one writes anew.
     file = folder / CONFIG
-    if file.exists() and not (file.is_file() and file.read_bytes() == to_yaml(config).encode()):
+    if file.exists() and not _is_of_a_run(file, config):
         raise DataError(
             f"{file}: is there already, and the configuration of the run would replace it; choose another --output, or "
             "another name for this file"
         )
     for name in (PAGE, DIAGNOSTICS, CENTRES):
         require_own(folder / name, "facekd train", ())
+
+
+def _is_of_a_run(file: Path, config: TrainConfig) -> bool:
+    """Tells whether a file is a configuration as runs write it: with every section, where people write a few."""
+    try:
+        found = read_yaml(file)
+    except (OSError, FacekdError):
+        return False
+    return isinstance(found, dict) and found.keys() >= to_plain(config).keys()
 
 
 def delete_leftovers(run_folder: Path) -> None:

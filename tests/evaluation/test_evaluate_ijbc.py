@@ -31,7 +31,6 @@ def evaluate(tmp_path):
             files += ["--embeddings", str(root / "embeddings.npy")]
         if flipped:
             files.append("--embeddings-flipped")
-        (out / "results.json").unlink(missing_ok=True)
         status = run_verb(lambda: main([*files, "--bootstrap", "100", "--no-report", *FARS, *extra]))
         return status, json.loads((out / "results.json").read_text()) if status == 0 else {}
 

@@ -265,7 +265,6 @@ def run_given(tmp_path: Path, pack: Path, rows: np.ndarray, *extra: str) -> tupl
     np.save(tmp_path / "made elsewhere.npy", rows)
     arguments = ["--embeddings", str(tmp_path / "made elsewhere.npy"), "--pairs", str(pack), "--bootstrap", "100"]
     out = tmp_path / "given"
-    (out / "results.json").unlink(missing_ok=True)
     status = run_verb(lambda: main([*arguments, "--no-pictures", "--output", str(out), *extra]))
     return status, json.loads((out / "results.json").read_text()) if status == 0 else {}
 
