@@ -47,6 +47,8 @@ def run(kill_at):
         return die_or_act
     for name in NAMES:
         setattr(os, name, dying(getattr(os, name)))
+        if hasattr(pathlib, "_NormalAccessor"):  # Python 3.10: its paths hold the functions of os since the import
+            setattr(pathlib._NormalAccessor, name, staticmethod(getattr(os, name)))
     os.remove = dying(os.remove)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os._exit(run_verb(functools.partial(main, arguments)))
