@@ -79,6 +79,8 @@ def _parts_to_replace(output: Path, overwrite: bool, key: str, parts: Sequence[s
         remedy = "--overwrite replaces what is there"
     elif _is_layout(output / SUMMARY, key):
         remedy = f"its {SUMMARY} does not say which files are the layout's: delete them, or choose an empty folder"
+    elif (output / UNFINISHED).exists():
+        remedy = f"its {UNFINISHED} does not say what was made: delete what is there, or choose an empty folder"
     else:
         remedy = "choose an empty folder, or a new one"
     raise DataError(f"{output} exists and is not empty; {remedy}")

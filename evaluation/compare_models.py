@@ -189,7 +189,7 @@ def _compare(arguments: argparse.Namespace) -> None:
     output, comparisons = Path(arguments.output), []
     for models in match_by_set([load_results(folder) for folder in arguments.results], arguments.results):
         check_comparable(models)
-        check_apart(output, *(_data_of(one.result) for one in models))
+        check_apart(output, *(_data_of(one.result) for one in models), names=FILES)
         scored = _read_scored(models, arguments.names)
         tests, about = _test(scored, arguments)
         one = Comparison(scored, summary_table(models), tests, difference_tables(models, tests), about)

@@ -22,7 +22,7 @@ from facekd.commands.places import check_apart, require_own_results
 from facekd.errors import DataError
 from facekd.files.output_lock import folder_lock
 from facekd.files.reading import read_json
-from facekd.files.result_folder import MARK, start_results
+from facekd.files.result_folder import MARK, start_results, was_stopped
 from facekd.files.writing import atomic_open
 from facekd.results.schema import FORMATS
 from facekd.utils.foreign import shown
@@ -88,8 +88,7 @@ def lock_output(
             replaced.
     """
     if arguments is not None:
-        check_apart(folder, *data_read(arguments))
-        check_apart(folder, *files_read(arguments), names=(MARK, *FILES))
+        check_apart(folder, *data_read(arguments), *files_read(arguments), names=(MARK, *FILES, "embeddings"))
     return folder_lock(folder, "evaluation or report is at work", active)
 
 
@@ -103,9 +102,12 @@ def check_output(folder: Path, parts: Sequence[str] = ()) -> None:
     Raises:
         DataError: naming the file.
     """
-    for place in (folder, *(folder / part for part in parts)):
-        _earlier_results(place)
-        require_own_results(place, FILES, "facekd evaluate")
+    _earlier_results(folder)
+    require_own_results(folder, FILES, "facekd evaluate")
+    for part in parts:
+        _earlier_results(folder / part)
+        if not was_stopped(folder):  # what a stopped evaluation has left of a part bears no mark
+            require_own_results(folder / part, FILES, "facekd evaluate")
 
 
 def start_evaluation(folder: Path, parts: Sequence[str] = ()) -> None:

@@ -28,13 +28,13 @@ def add_output_option(parser: argparse.ArgumentParser) -> None:
 
 
 def data_read(arguments: argparse.Namespace) -> list[Path]:
-    """Returns the data that an evaluation is to read: packs, and folders of images."""
-    return _paths(arguments, "pairs", "images", "image_root", "root", "data")
+    """Returns the folders of which an evaluation reads every image; of other sets, lists say what is read."""
+    return _paths(arguments, "images", "image_root", "data")
 
 
 def files_read(arguments: argparse.Namespace) -> list[Path]:
     """Returns the other files that an evaluation is to read, of those that are there."""
-    options = ("model", "teacher_head", "embeddings", "given", "names", "groups", "cohort", "quality")
+    options = ("pairs", "model", "teacher_head", "embeddings", "given", "names", "groups", "cohort", "quality")
     results = [path / MARK if path.is_dir() else path for path in _paths(arguments, "thresholds_from")]
     return [path for path in (*_paths(arguments, *options), *results) if path.is_file()]
 

@@ -216,6 +216,8 @@ def _is_current_folder_deleted() -> bool:
         os.getcwd()  # noqa: PTH109
     except FileNotFoundError:
         return True
+    except OSError:  # a network mount that is gone, which is another matter
+        return False
     return False
 
 

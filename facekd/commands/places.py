@@ -54,6 +54,12 @@ def path_of_model(model: str | Path) -> Path:
     return path / "checkpoints" if path.is_dir() else path
 
 
+def paths_of_data(data: str | Path) -> list[Path]:
+    """Returns what is read of training data: the files of the pack in a folder, or all of a folder of images."""
+    pack = [Path(data) / name for name in ("train.rec", "train.idx", "train.lst", "property")]
+    return pack if pack[0].is_file() else [Path(data)]
+
+
 def check_named_once(*paths: Path | None) -> None:
     """Refuses two names of one file, of which the one would replace the other.
 

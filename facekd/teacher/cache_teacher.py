@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from facekd.commands.command_line import CommandParser
-from facekd.commands.places import check_apart, path_of_model
+from facekd.commands.places import check_apart, path_of_model, paths_of_data
 from facekd.embedder.model_options import add_model_options
 from facekd.errors import run_verb
 from facekd.teacher.options import add_data_options, embed_training_set, open_teacher_and_data
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     add_model_options(parser)
     arguments = parser.parse_args(argv)
-    check_apart(Path(arguments.output), path_of_model(arguments.model), Path(arguments.data))
+    check_apart(Path(arguments.output), path_of_model(arguments.model), *paths_of_data(arguments.data))
     embedder, dataset = open_teacher_and_data(arguments)
 
     # Embed, and say which images could not be.

@@ -27,7 +27,7 @@ from facekd.checkpoints.run_folder import (
     list_checkpoints,
     not_written,
 )
-from facekd.commands.places import check_apart, require_own
+from facekd.commands.places import check_apart, paths_of_data, require_own
 from facekd.commands.plain_configs import differences, to_plain, with_defaults
 from facekd.commands.yaml_files import read_yaml
 from facekd.data.datasets.identity_map import is_same_identity_map, people_fields
@@ -360,7 +360,7 @@ def check_run_folder(config: TrainConfig) -> None:
     folder = Path(config.output)
     if (folder / "log.jsonl").exists() or (folder / "checkpoints").exists():
         return
-    check_apart(folder, Path(config.data.train), *map(Path, config.validation.packs), names=())
+    check_apart(folder, *paths_of_data(config.data.train), *map(Path, config.validation.packs), names=())
     # A run that was stopped at once has left no more than its configuration, which the next one writes anew.
     file = folder / CONFIG
     if file.exists() and not _is_of_a_run(file, config):
