@@ -15,7 +15,7 @@ from data_prep.jobs.resuming import digest_of, resuming
 from data_prep.sources.encoded_images import suffix_of
 from data_prep.sources.image_sources import RecordSource, default_name
 from facekd.commands.command_line import CommandParser
-from facekd.commands.places import check_apart, require_own
+from facekd.commands.places import check_apart, mark_of_format, require_own
 from facekd.data.datasets.class_counts import ClassCounts, print_contents
 from facekd.data.datasets.cleaning import REPORT, REPORT_FORMAT
 from facekd.data.datasets.identity_map import sha256_of_labels
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     pack = open_record_pack(arguments.pack, arguments.on_bad_record)
     rec_path = rec_path_of(arguments.output)
     if not arguments.force:
-        require_own(rec_path.with_name(REPORT), "facekd data clean", [f'"format": "{REPORT_FORMAT}"'.encode()])
+        require_own(rec_path.with_name(REPORT), "facekd data clean", [mark_of_format(REPORT_FORMAT)])
     changes = read_clean_lists(arguments.apply)
     source = RecordSource(pack)
     print_contents(arguments.pack, pack.class_counts, [*source.warnings, *source.class_warnings()])

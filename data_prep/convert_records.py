@@ -27,7 +27,7 @@ from data_prep.sources.new_labels import NewLabels, combine_labels
 from data_prep.sources.people import describe_other_people
 from data_prep.sources.webdataset import TarPackWriter
 from facekd.commands.command_line import JPEG_QUALITY, SEED, THREADS, CommandParser, whole_number
-from facekd.commands.places import check_apart, require_own
+from facekd.commands.places import check_apart, mark_of_format, require_own
 from facekd.data.datasets.class_counts import count_classes, print_contents
 from facekd.data.datasets.record_pack_writer import Layout, RecordPackWriter, rec_path_of, refuse_files_of_others
 from facekd.data.datasets.sharded_records import SHARD, shard_path
@@ -97,7 +97,7 @@ def _convert(parser: argparse.ArgumentParser, arguments: argparse.Namespace, fol
     job = _job(arguments, plan, layout)
 
     # Write it, or go on where an earlier run stopped.
-    require_own(folder / REPORT_NAME, "facekd data convert", [f'"format": "{REPORT_FORMAT}"'.encode()])
+    require_own(folder / REPORT_NAME, "facekd data convert", [mark_of_format(REPORT_FORMAT)])
     log = ConversionLog(folder, job)
     old = _files_there(arguments, log)
     quiet_decoders()

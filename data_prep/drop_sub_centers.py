@@ -14,7 +14,7 @@ from data_prep.inspection.clean_lists import write_clean_list
 from facekd.checkpoints.contents import Checkpoint
 from facekd.checkpoints.run_folder import resolve_checkpoint
 from facekd.commands.command_line import CommandParser, real_number
-from facekd.commands.places import check_apart, require_own_results
+from facekd.commands.places import check_apart, mark_of_format, require_own_results
 from facekd.embedder.model_options import add_model_options
 from facekd.errors import CheckpointError, run_verb
 from facekd.files.output_lock import folder_lock
@@ -59,8 +59,8 @@ def _drop(arguments: argparse.Namespace, output: Path) -> int:
     # The model and the data, and whether they belong together.
     file = resolve_checkpoint(arguments.model)
     check_apart(output, file, Path(arguments.data), names=(CHECKPOINT, NOISY, REPORT, EMBEDDINGS))
-    mark = f'"format": "{REPORT_FORMAT}"'.encode()
-    require_own_results(output, (CHECKPOINT, NOISY), "facekd drop-sub-centers", REPORT, [mark])
+    marks = [mark_of_format(REPORT_FORMAT)]
+    require_own_results(output, (CHECKPOINT, NOISY), "facekd drop-sub-centers", REPORT, marks)
     arguments.model = str(file)
     head, checkpoint = _read_head(file)
     embedder, dataset = open_teacher_and_data(arguments)

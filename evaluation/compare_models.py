@@ -17,7 +17,7 @@ from evaluation.results.page import write_report
 from evaluation.results.pairs_of_result import ResultPairs, load_pairs
 from evaluation.results.summary_page import write_summary_page
 from facekd.commands.command_line import FAR_LIST, SEED, CommandParser, command_text, whole_number
-from facekd.commands.places import check_apart, check_named_once, claimed_files, require_own_results
+from facekd.commands.places import check_apart, check_named_once, claimed_files, mark_of_format, require_own_results
 from facekd.errors import DataError, FacekdError, run_verb
 from facekd.files.result_folder import MARK, finish_results, start_results
 from facekd.files.writing import write_text
@@ -36,6 +36,7 @@ from facekd.verification.intervals.paired_bootstrap import PairedBootstrap, diff
 
 MAX_FAR_OF_LARGE_SETS = 1e-3  # tested by default on large sets: higher FARs take minutes
 MANY_PAIRS = 1_000_000  # what makes a set large
+FORMAT = "facekd-comparison"
 FILES = ("comparison.json", "comparison.html", "comparison.md")  # the one that says that all are there comes first
 EXAMPLE = """examples:
   facekd report results/student                            # its report.html, report.md and results.csv again
@@ -157,14 +158,12 @@ def _write(arguments: argparse.Namespace) -> Path:
     """Writes the page that is asked for, and returns it; a page that is named itself stays as it is."""
     first = Path(arguments.results[0])
     if len(arguments.results) > 1:
-        read = [Path(folder) for folder in arguments.results]
-        check_apart(Path(arguments.output), *read, names=FILES)
-        with lock_output(Path(arguments.output)):
-            require_own_results(
-                Path(arguments.output), FILES[1:], "facekd report", FILES[0], [b'"format": "facekd-comparison"']
-            )
+        output = Path(arguments.output)
+        check_apart(output, *map(Path, arguments.results), names=FILES)
+        with lock_output(output):
+            require_own_results(output, FILES[1:], "facekd report", FILES[0], [mark_of_format(FORMAT)])
             _compare(arguments)
-        return Path(arguments.output) / "comparison.html"
+        return output / "comparison.html"
     if first.suffix == ".html":
         if not first.is_file():
             raise DataError(f"{first}: no such page; name one that facekd wrote")
@@ -207,7 +206,7 @@ def _compare(arguments: argparse.Namespace) -> None:
     markdown += [f"# {one.title}\n\nProtocol: {one.protocol['text']}.\n\n{one.to_markdown()}\n" for one in comparisons]
     write_text(output / "comparison.md", "\n".join(markdown))
     content = [one.to_json() for one in comparisons]
-    whole = {"format": "facekd-comparison", "version": 1, "sets": content}
+    whole = {"format": FORMAT, "version": 1, "sets": content}
     finish_results(output, whole, mark=FILES[0])
     print(f"\nwritten to {output}")
 

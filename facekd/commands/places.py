@@ -55,9 +55,20 @@ def path_of_model(model: str | Path) -> Path:
 
 
 def paths_of_data(data: str | Path) -> list[Path]:
-    """Returns what is read of training data: the files of the pack in a folder, or all of a folder of images."""
-    pack = [Path(data) / name for name in ("train.rec", "train.idx", "train.lst", "property")]
-    return pack if pack[0].is_file() else [Path(data)]
+    """Returns what is read of training data: the files of a pack, or of that in a folder, or a folder of images."""
+    path = Path(data)
+    rec_path = path if path.suffix == ".rec" else path / "train.rec"
+    return [rec_path, *files_beside_pack(rec_path)] if rec_path.is_file() else [path]
+
+
+def files_beside_pack(rec_path: Path) -> list[Path]:
+    """Returns the files that belong to a `.rec` and lie beside it: its index, its list and `property`."""
+    return [rec_path.with_suffix(".idx"), rec_path.with_suffix(".lst"), rec_path.parent / "property"]
+
+
+def mark_of_format(name: str) -> bytes:
+    """Returns what a JSON file of a format has among its first bytes, as `write_json` writes it; see `require_own`."""
+    return f'"format": "{name}"'.encode()
 
 
 def check_named_once(*paths: Path | None) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from facekd.commands.command_line import command_text
 from facekd.commands.config_help import take_switch
-from facekd.commands.places import require_own_results
+from facekd.commands.places import mark_of_format, require_own_results
 from facekd.commands.plain_configs import to_yaml
 from facekd.errors import ConfigError, run_verb
 from facekd.experiments.command_runner import CompletedSteps, TrainingWatch, run_steps
@@ -63,8 +63,7 @@ def main(argv: list[str] | None = None, parse_evaluation: Callable[[str, list[st
             _try(study, file, configs)
             return 0
     with folder_lock(study.output, "study is at work"):
-        mark = f'"format": "{RESULT_FORMAT}"'.encode()
-        require_own_results(study.output, FILES, "facekd study", marks=[mark])
+        require_own_results(study.output, FILES, "facekd study", marks=[mark_of_format(RESULT_FORMAT)])
         failed = [] if file.report_only else _run(study, file)
         _report(study, failed, words)
     return 1 if failed else 0

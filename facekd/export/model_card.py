@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from facekd import __version__
+from facekd.commands.places import mark_of_format
 from facekd.export.judging import Judgement
 from facekd.pages.tables import Table
 from facekd.utils.wording import counted
@@ -33,7 +34,7 @@ def card_paths(output: Path) -> tuple[Path, Path]:
 
 def card_marks(output: Path) -> list[bytes]:
     """Returns what the two cards of a model have among their first bytes."""
-    return [f"# {output.name}\n".encode("utf-8", "backslashreplace"), f'"format": "{FORMAT}"'.encode()]
+    return [f"# {output.name}\n".encode("utf-8", "backslashreplace"), mark_of_format(FORMAT)]
 
 
 def make_card(

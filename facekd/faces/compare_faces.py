@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from facekd.commands.command_line import CommandParser
-from facekd.commands.places import claimed_files
+from facekd.commands.places import claimed_files, mark_of_format
 from facekd.embedder.model_options import MODEL_HELP, add_model_options
 from facekd.errors import DataError, run_verb
 from facekd.faces.decisions import (
@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # OpenCV and onnxruntime take time to load: `--help` does wit
     from facekd.pages.tables import Table
 
 FORMAT, VERSION = "facekd-compare", 1
-MARK = f'"format": "{FORMAT}"'.encode()
+MARK = mark_of_format(FORMAT)
 MAX_ROWS, MAX_COLUMNS = 20, 10  # of the table on the terminal
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from facekd.commands.command_line import THREADS, CommandParser, whole_number
-from facekd.commands.places import claimed_files
+from facekd.commands.places import claimed_files, mark_of_format
 from facekd.embedder.model_options import MODEL_HELP, add_model_options
 from facekd.errors import ConfigError, DataError, run_verb
 from facekd.faces.decisions import add_decision_options, how_to_measure, read_decision
@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # OpenCV and onnxruntime take time to load: `--help` does wit
 MAX_PRINTED = 20  # probes on the terminal
 # What its own files begin with: JSON, CSV and pages.
 MARKS = (
-    b'"format": "facekd-search"',
+    mark_of_format("facekd-search"),
     b"probe,left,top,right,bottom,rank,",
     b'name="generator" content="facekd search"',
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from facekd.commands.command_line import IMAGE_SIDE, PROCESSES
-from facekd.commands.places import check_named_once, claimed_files, path_of_model, paths_of_data
+from facekd.commands.places import check_named_once, claimed_files, mark_of_format, path_of_model, paths_of_data
 from facekd.embedder.model_options import open_model
 from facekd.errors import FacekdError
 
@@ -120,9 +120,8 @@ def claimed_head(
     """
     report, kept = output.with_suffix(".json"), path_of_embeddings(arguments, output)
     check_named_once(output, report, kept)
-    cache = Path(arguments.cache) if arguments.cache else None
-    sources = [path_of_model(arguments.model), *paths_of_data(arguments.data), cache]
-    return claimed_files([report], sources, verb, [f'"format": "{report_format}"'.encode()], replaceable=[output])
+    sources = [path_of_model(arguments.model), *paths_of_data(arguments.data), kept]
+    return claimed_files([report], sources, verb, [mark_of_format(report_format)], replaceable=[output])
 
 
 def labels_of_embedded(dataset: FaceDataset, cache: TeacherCache) -> NDArray[np.int64]:

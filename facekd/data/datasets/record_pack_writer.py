@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from facekd.commands.places import files_beside_pack
 from facekd.data.datasets.record_layout import Layout
 from facekd.data.recordio.format import EXACT_FLOAT32_INTEGERS, Header, pack
 from facekd.data.recordio.writer import RecordWriter
@@ -26,7 +27,7 @@ def rec_path_of(output: str | os.PathLike[str]) -> Path:
 
 def refuse_files_of_others(rec_path: Path) -> None:
     """Raises a `RecordError` if a file that will lie beside a new pack is there already."""
-    for path in (rec_path.with_suffix(".idx"), rec_path.with_suffix(".lst"), rec_path.parent / "property"):
+    for path in files_beside_pack(rec_path):
         if path.exists():
             raise RecordError(
                 f"{path} is there already, and a file of {rec_path} would replace it; choose another place, or replace "

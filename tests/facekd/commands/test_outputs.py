@@ -57,6 +57,7 @@ def check_refused(here: Path, run: Run, words: str, message: str) -> None:
         "facekd.teacher.rebuild_head m.onnx --data set --output m.onnx",
         "facekd.teacher.rebuild_head m.onnx --data set --output set/train.rec",
         "facekd.teacher.rebuild_head m.onnx --data set/train.rec --output set/train.rec",
+        "facekd.teacher.rebuild_head m.onnx --data set/train.rec --output set/train.idx",
         "facekd.teacher.rebuild_head m.onnx --data people --output people/ann/head.pt",
         "facekd.teacher.rebuild_head run --data set --output run/checkpoints/best.pt",
         "facekd.teacher.train_quality ck.pt --data set --output ck.pt",
