@@ -91,7 +91,7 @@ def test_a_mark_of_somebody_else_does_not_make_a_folder_ours(tmp_path: Path, mar
     (tmp_path / "a" / "images" / "precious.txt").write_text("mine")
     (tmp_path / "a" / ".layout_unfinished").write_text(mark)
     before = content(tmp_path / "a")
-    with pytest.raises(DataError, match="exists and is not empty; choose an empty folder"):
+    with pytest.raises(DataError, match=r"not empty; its \.layout_unfinished does not say what was made: delete"):
         main(["ijbs", "synthetic:4x4", "--image-size", "24", str(tmp_path / "a"), "--overwrite"])
     assert content(tmp_path / "a") == before
 
