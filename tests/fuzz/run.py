@@ -43,12 +43,9 @@ def main() -> int:
         return 0
 
     # One process after the other: a target may end its process in any way.
-    from tests.fuzz.binary_targets import TARGETS as BINARY
-    from tests.fuzz.model_targets import TARGETS as MODELS
-    from tests.fuzz.set_targets import TARGETS as SETS
-    from tests.fuzz.text_targets import TARGETS as TEXT
+    from tests.fuzz.all_targets import TARGETS
 
-    known = [target.name for target in (*TEXT, *BINARY, *MODELS, *SETS)]
+    known = [target.name for target in TARGETS]
     if unknown := set(arguments.targets) - set(known):
         parser.error(f"no target {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     broken = []
@@ -125,12 +122,9 @@ def _fuzz_here(name: str, seconds: int) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["facekd", "evaluation", "data_prep"]):
-        from tests.fuzz.binary_targets import TARGETS as BINARY
-        from tests.fuzz.model_targets import TARGETS as MODELS
-        from tests.fuzz.set_targets import TARGETS as SETS
+        from tests.fuzz.all_targets import TARGETS
         from tests.fuzz.target import TargetRunner
-        from tests.fuzz.text_targets import TARGETS as TEXT
-    target = next(target for target in (*TEXT, *BINARY, *MODELS, *SETS) if target.name == name)
+    target = next(target for target in TARGETS if target.name == name)
     corpus = FINDINGS / "corpus" / name
     corpus.mkdir(parents=True, exist_ok=True)
     with TargetRunner(target) as runner:

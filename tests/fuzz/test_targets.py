@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fuzz.binary_targets import TARGETS as BINARY
-from tests.fuzz.model_targets import TARGETS as MODELS
-from tests.fuzz.set_targets import TARGETS as SETS
+from tests.fuzz.all_targets import TARGETS
 from tests.fuzz.target import Target, TargetRunner, mutations
-from tests.fuzz.text_targets import TARGETS as TEXT
 
 
-@pytest.mark.parametrize("target", [*TEXT, *BINARY, *MODELS, *SETS], ids=lambda target: target.name)
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
 def test_damaged_files_end_in_a_sentence(target: Target) -> None:
     seeds = target.seeds()
     with TargetRunner(target) as runner:
