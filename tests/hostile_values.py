@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,22 @@ KINDS: dict[str, Any] = {
 }
 
 
+def _as_json(value: Any) -> Any:
+    """Returns a value as JSON brings it back; raises TypeError for what JSON cannot hold."""
+    return value if value is ... else json.loads(json.dumps(value))
+
+
+def _json_kinds() -> dict[str, Any]:
+    kinds = {}
+    for name, value in KINDS.items():
+        with contextlib.suppress(TypeError):
+            kinds[name] = _as_json(value)
+    return kinds
+
+
+JSON_KINDS = _json_kinds()
+
+
 def places(value: Any, prefix: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Yields the path of each value within a content."""
     items: list[tuple[Any, Any]] = []
@@ -90,6 +108,24 @@ def changed(content: Any, place: tuple[Any, ...], value: Any) -> Any:
     else:
         copied[key] = value
     return copied
+
+
+def changed_by(choices: bytes, content: Any, kinds: dict[str, Any] | None = None) -> Any:
+    """Returns a copy of a content in which up to four places are changed as the bytes say, two for each change.
+
+    Args:
+        choices: the bytes: a place, and one of the kinds of values.
+        content: dicts and lists.
+        kinds: the values, by name; None takes `KINDS`.
+    """
+    kinds = KINDS if kinds is None else kinds
+    names = sorted(kinds)
+    for place, kind in zip(choices[:8:2], choices[1:8:2], strict=False):
+        found = list(places(content))
+        if not found:
+            break
+        content = changed(content, found[place % len(found)], kinds[names[kind % len(names)]])
+    return content
 
 
 def check_ends_in_a_sentence(read: Callable[[Path], Any], path: Path, what: str) -> bool:

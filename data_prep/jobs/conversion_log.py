@@ -69,8 +69,9 @@ class ConversionLog:
             if not is_sealed(log) or log["job"] != self._job:
                 return {}
             return {
-                str(name): {"stamp": entry["stamp"], "images": int(entry["images"]), "skipped": int(entry["skipped"])}
+                name: {"stamp": entry["stamp"], "images": entry["images"], "skipped": entry["skipped"]}
                 for name, entry in log["finished"].items()
+                if all(type(entry[key]) is int and entry[key] >= 0 for key in ("images", "skipped"))
             }
-        except (OSError, ValueError, OverflowError, RecursionError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
             return {}

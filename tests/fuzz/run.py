@@ -34,23 +34,26 @@ def main() -> int:
     parser.add_argument("--until", type=float, default=0.0, help="go on until each has so many CPU minutes in the log")
     parser.add_argument("--summary", action="store_true", help="only add up the runs so far, as a table")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--ascii", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        _fuzz_here(arguments.targets[0], arguments.seconds)
+        _fuzz_here(arguments.targets[0], arguments.seconds, arguments.ascii)
         return 0
     if arguments.summary:
         print(_summary())
         return 0
 
     # One process after the other: a target may end its process in any way.
-    from tests.fuzz.all_targets import TARGETS
+    from tests.fuzz.all_targets import TARGETS, TEXT_TARGETS
 
-    known = [target.name for target in TARGETS]
+    known, texts = [target.name for target in TARGETS], {target.name for target in TEXT_TARGETS}
     if unknown := set(arguments.targets) - set(known):
         parser.error(f"no target {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     broken = []
     for name in _turns(arguments.targets or known, 60 * arguments.until, broken):
-        run, last = _fuzz_apart(name, arguments.seconds)
+        # Every other run of a reader of text is fed ASCII alone: random bytes are mostly refused, as no UTF-8.
+        is_ascii = name in texts and _totals()[name][3] % 2 == 1
+        run, last = _fuzz_apart(name, arguments.seconds, is_ascii)
         counted = f"{run['inputs']:>10,} inputs {run['cpu_seconds']:>6,.0f} CPU s"
         print(f"{name:<16} {counted}  {'BROKEN: ' + last if run['broken'] else 'ok'}", flush=True)
         with LOG.open("a", encoding="utf-8") as log:
@@ -78,10 +81,11 @@ def _turns(names: list[str], cpu_seconds: float, broken: list[str]) -> Iterator[
         yield min(lacking, key=lambda name: lacking[name])
 
 
-def _fuzz_apart(name: str, seconds: int) -> tuple[dict[str, Any], str]:
+def _fuzz_apart(name: str, seconds: int, is_ascii: bool) -> tuple[dict[str, Any], str]:
     """Runs a target in another process; returns the line for the log, and the exception if one escaped."""
     FINDINGS.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "tests.fuzz.run", "--one", name, "--seconds", str(seconds)]
+    command += ["--ascii"] if is_ascii else []
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -103,43 +107,63 @@ def _summary() -> str:
     """Adds up the runs in the log: a Markdown table with CPU time, inputs and broken runs of each target."""
     rows = [
         f"| `{name}` | {seconds / 60:.1f} | {inputs:,.0f} | {broken:.0f} |"
-        for name, (seconds, inputs, broken) in sorted(_totals().items())
+        for name, (seconds, inputs, broken, _) in sorted(_totals().items())
     ]
     return "\n".join(["| target | CPU minutes | inputs | broken runs |", "|---|---:|---:|---:|", *rows])
 
 
 def _totals() -> dict[str, list[float]]:
-    """Adds up CPU seconds, inputs and broken runs of each target in the log."""
-    totals: dict[str, list[float]] = defaultdict(lambda: [0.0, 0, 0])
+    """Adds up CPU seconds, inputs, broken runs and runs of each target in the log."""
+    totals: dict[str, list[float]] = defaultdict(lambda: [0.0, 0, 0, 0])
     for line in LOG.read_text(encoding="utf-8").splitlines() if LOG.exists() else ():
         run = json.loads(line)
         for place, key in enumerate(("cpu_seconds", "inputs", "broken")):
             totals[run["target"]][place] += run[key]
+        totals[run["target"]][3] += 1
     return totals
 
 
-def _fuzz_here(name: str, seconds: int) -> None:
+def _fuzz_here(name: str, seconds: int, is_ascii: bool) -> None:
     import atheris
 
-    with atheris.instrument_imports(include=["facekd", "evaluation", "data_prep"]):
+    atheris.enabled_hooks.add("str")  # what texts are compared with; its hook for patterns fails on some of them
+    with atheris.instrument_imports(include=["facekd", "evaluation", "data_prep", "tarfile"]):
         from tests.fuzz.all_targets import TARGETS
         from tests.fuzz.target import TargetRunner
-    target = next(target for target in TARGETS if target.name == name)
-    corpus = FINDINGS / "corpus" / name
-    corpus.mkdir(parents=True, exist_ok=True)
-    with TargetRunner(target) as runner:
-        for number, seed in enumerate(target.seeds()):
+
+        # Readers import some modules only when they are called, which must be instrumented, too.
+        target = next(target for target in TARGETS if target.name == name)
+        runner = TargetRunner(target)
+        seeds = target.seeds()
+        for seed in seeds:
+            runner.feed(seed)
+    with runner:
+        # What the inputs are made from: the seeds, what earlier runs found, and the words of the format.
+        corpus, words = FINDINGS / "corpus" / name, FINDINGS / f"{name}.words"
+        corpus.mkdir(parents=True, exist_ok=True)
+        for number, seed in enumerate(seeds):
             (corpus / f"seed_{number}").write_bytes(seed)
+        words.write_text("# words\n" + "".join(map(_dictionary_line, target.words)), encoding="ascii")
         options = [
             f"-max_total_time={seconds}",
             f"-rss_limit_mb={MEGABYTES}",
             f"-timeout={SECONDS_AN_INPUT}",
             f"-artifact_prefix={FINDINGS / name}-",
             "-print_final_stats=1",
-            "-max_len=65536",
+            f"-max_len={target.max_len}",
+            f"-only_ascii={int(is_ascii)}",
+            f"-dict={words}",
         ]
         atheris.Setup([name, str(corpus), *options], lambda content: runner.feed(content) and None)
         atheris.Fuzz()
+
+
+def _dictionary_line(word: str | bytes) -> str:
+    """Returns a line of libFuzzer's dictionary, which escapes what is not plain ASCII."""
+    content = word.encode() if isinstance(word, str) else word
+    return (
+        '"' + "".join(chr(byte) if chr(byte).isalnum() and byte < 128 else f"\\x{byte:02x}" for byte in content) + '"\n'
+    )
 
 
 if __name__ == "__main__":

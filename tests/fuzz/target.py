@@ -31,6 +31,9 @@ class Target:
         prepare: fills the folder with what belongs beside the file.
         copies: damaged copies that the default suite reads; few for a slow reader.
         is_named: whether errors must name the file; False where the reader gets text and no path.
+        finds: whether `read` returns something for each seed; False where None stands for "accepted".
+        words: what the format is made of, which atheris puts into its inputs: names of columns, keys, marks.
+        max_len: the most bytes that atheris makes.
     """
 
     name: str
@@ -41,6 +44,9 @@ class Target:
     prepare: Callable[[Path], None] | None = None
     copies: int = 150
     is_named: bool = True
+    finds: bool = True
+    words: tuple[str | bytes, ...] = ()
+    max_len: int = 65536
 
 
 class TargetRunner:
@@ -49,6 +55,7 @@ class TargetRunner:
     def __init__(self, target: Target) -> None:
         shm = Path("/dev/shm")
         self.target = target
+        self.found: Any = None  # what the last input that was accepted was read as
         self.folder = Path(tempfile.mkdtemp(prefix="facekd-fuzz-", dir=shm if shm.is_dir() else None))
         if target.prepare is not None:
             target.prepare(self.folder)
@@ -75,6 +82,7 @@ class TargetRunner:
             if error.filename is None:
                 raise
             return False
+        self.found = result
         if self.target.check is not None:
             self.target.check(content, result)
         return True

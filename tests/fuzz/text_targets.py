@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from data_prep.inspection.clean_lists import read_clean_lists
-from data_prep.jobs.conversion_log import ConversionLog
 from data_prep.pairs.published_lists import read_pair_list
 from data_prep.photographs.align_log import AlignLog, Alignment
 from data_prep.photographs.landmark_files import read_landmarks
@@ -29,7 +28,7 @@ from facekd.data.recordio.idx_file import parse_idx
 from facekd.experiments.studies.config import Method, Pack, Study
 from facekd.experiments.studies.external import read_external
 from facekd.experiments.studies.file import load_study
-from facekd.files.reading import read_text_file, sealed
+from facekd.files.reading import read_text_file
 from facekd.files.resumable_file import ResumableFile
 from facekd.importing.adaface_command import read_command, translate_adaface
 from facekd.importing.arcface_config import translate_arcface
@@ -201,15 +200,6 @@ def _align_seed() -> list[bytes]:
     return ["".join(json.dumps(row) + "\n" for row in rows).encode()]
 
 
-def _conversion_log(path: Path) -> tuple[int, int] | None:
-    return ConversionLog(path.parent, {"verb": "convert"}).counts(path.parent / "a.rec")
-
-
-def _conversion_seed() -> list[bytes]:
-    entry = {"stamp": "?", "images": 3, "skipped": 1}
-    return [json.dumps(sealed({"job": {"verb": "convert"}, "finished": {"a.rec": entry}})).encode()]
-
-
 LST = lines("1\tann/1.jpg\t0", "1\tann/2.jpg\t0", "1\tbob/1.jpg\t1")
 LST += lines("0\t0.0\tann/1.jpg", "1\t1.0\tbob/1.jpg")
 PAIRS = [
@@ -331,6 +321,5 @@ TARGETS = [
         prepare=lambda folder: (folder / "train.rec").write_bytes(rec_seeds()[0]) and None,
     ),
     Target("align_log", "align_log.jsonl", _align_log, _align_seed, _check_align_log, is_named=False),
-    Target("conversion_log", ".convert_progress.json", _conversion_log, _conversion_seed),
     Target("journal", ".train.rec.journal", _journal, _journal_seed),
 ]
