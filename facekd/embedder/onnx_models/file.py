@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 2**31 - 1  # protocol buffers end here
 MOST_NODES = 50_000  # with functions written out; onnxruntime takes minutes for them, and models of faces have 2,000
+MOST_FIELDS = 2_000_000  # of a file, all that it says; 50,000 nodes have about a million
+MOST_DIMENSIONS = 64  # of a tensor; onnxruntime and numpy have no more
+# Functions hold hardly any data, and data beside a file belong to one tensor each: what is named again and again makes
+# a few bytes many. So all calls together, and all tensors, have at most so many times the bytes of the files, and some.
+MOST_TIMES, SMALL = 4, 1 << 26
 VALUES_IN_A_BYTE = 4  # at most: the smallest types have 2 bits
 MEMORY_MARK = "_ORT_MEM_ADDR_"  # onnxruntime reads its own memory for a location of this name
 
@@ -43,7 +48,8 @@ class OnnxFile:
     Attributes:
         path: the file.
         model: what it holds.
-        data_files: the files that hold the other data of its tensors, in the order of the names it has for them.
+        data_files: the files that hold the other data of its tensors, in the order of the names it has for them; one
+            that has several names by the first.
     """
 
     path: Path
@@ -71,21 +77,21 @@ def read_onnx_file(path: Path) -> OnnxFile:
     """Reads an ONNX file, and checks what would make opening it harmful.
 
     Raises:
-        ModelError: it is no whole ONNX file, is too large, holds text that is no UTF-8, or a tensor that says more
-            values than there are data for, or names another file than a regular one in the model's folder.
+        ModelError: it is no whole ONNX file, is too large, has too many nodes, holds text that is no UTF-8, or a
+            tensor that says more values than there are data for, or names another file than a regular one in the
+            model's folder; or its functions or its tensors name the same bytes again and again.
     """
     model = _parse(path)
     if not model.graph.node:
         raise ModelError(f"{path}: holds no graph; was it copied or downloaded completely?")
-    if _num_nodes_written_out(model, path) > MOST_NODES:
-        raise ModelError(f"{path}: has more than {MOST_NODES:,} nodes where its functions are written out; too many")
+    _check_nodes(model, path)
 
     # Every tensor, wherever it is. Weights beside the file are easily left behind.
-    files: dict[str, Path] = {}
+    data = _DataBeside(path)
     missing = list[str]()
     for tensor in _tensors(model, path):
         try:
-            _find_data(tensor, path, files)
+            data.find(tensor)
         except FileNotFoundError as error:
             missing.append(shown(error.filename))
     if missing:
@@ -94,7 +100,11 @@ def read_onnx_file(path: Path) -> OnnxFile:
         raise ModelError(
             f"{path}: its weights lie in {', '.join(missing[:3])}{more}, missing in {path.parent}; copy them there"
         )
-    return OnnxFile(path, model, tuple(path.parent / location for location in sorted(files)))
+    # A file that has several names there is listed, and so hashed, once.
+    names: dict[Path, Path] = {}
+    for location in sorted(data.files):
+        names.setdefault(data.files[location], path.parent / location)
+    return OnnxFile(path, model, tuple(names.values()))
 
 
 def load_external_data(part: Message, path: Path) -> None:
@@ -107,9 +117,9 @@ def load_external_data(part: Message, path: Path) -> None:
     Raises:
         ModelError: see `read_onnx_file`.
     """
-    files: dict[str, Path] = {}
+    data = _DataBeside(path)
     for tensor in _tensors(part, path):
-        place = _find_data(tensor, path, files)
+        place = data.find(tensor)
         if place is not None:
             with place.file.open("rb") as stream:
                 stream.seek(place.offset)
@@ -134,17 +144,26 @@ def _parse(path: Path) -> onnx.ModelProto:
     import onnx
     from google.protobuf.message import DecodeError
 
+    from facekd.embedder.onnx_models.fields import has_more_fields
+
     require_regular_file(path)
-    size = path.stat().st_size
+    size, says_too_much = path.stat().st_size, False
     if size <= MOST_BYTES:
         try:
-            # Not `onnx.load`, which takes the name of a file for its format.
-            return onnx.ModelProto.FromString(path.read_bytes())
+            content = path.read_bytes()
+            says_too_much = has_more_fields(content, onnx.ModelProto, MOST_FIELDS)
+            if not says_too_much:
+                # Not `onnx.load`, which takes the name of a file for its format.
+                return onnx.ModelProto.FromString(content)
         except DecodeError:
             pass
     kind = describe_file(path)
     if kind not in (ONNX_FILE, ""):
         raise ModelError(f"{path}: is {kind}, not an ONNX model")
+    if says_too_much:
+        raise ModelError(
+            f"{path}: has more than {MOST_FIELDS:,} fields, in {counted(size, 'byte')}; no model of faces says so much"
+        )
     if size > MOST_BYTES:
         raise ModelError(
             f"{path}: is no ONNX model: it has {counted(size, 'byte')}, and none has over {MOST_BYTES:,}; larger ones "
@@ -179,25 +198,37 @@ def _tensors(root: Message, path: Path) -> list[Any]:
     return [message for message in _walk(root, path) if message.DESCRIPTOR.full_name == "onnx.TensorProto"]
 
 
-def _num_nodes_written_out(model: onnx.ModelProto, path: Path) -> int:
-    """Counts the nodes that a graph has when each call of a function is replaced by its body; stops at `MOST_NODES`.
+def _check_nodes(model: onnx.ModelProto, path: Path) -> None:
+    """Checks how many nodes and bytes a model has when each call of a function is replaced by its body.
 
-    Functions that call the next one twice are a billion nodes after thirty levels. Without functions it returns 0.
+    Functions that call the next one twice are a billion nodes after thirty levels.
+
+    Raises:
+        ModelError: there are more than `MOST_NODES`, or the bytes are many times the file's.
     """
+    # As the file has them: in the graph, in branches and loops, in functions.
+    if sum(1 for _ in _nodes(model, path)) > MOST_NODES:
+        raise ModelError(f"{path}: has more than {MOST_NODES:,} nodes; too many")
+
+    # With functions written out.
     bodies = {_key(body, body.name): [_key(node) for node in _nodes(body, path)] for body in model.functions}
-    if not bodies:
-        return 0
-    calls, total = Counter(_key(node) for node in _nodes(model.graph, path)), 0
+    sizes = {_key(body, body.name): body.ByteSize() for body in model.functions}
+    most_bytes = SMALL + MOST_TIMES * path.stat().st_size
+    calls, num_nodes, num_bytes = Counter(_key(node) for node in _nodes(model.graph, path)), 0, 0
     for _ in range(len(bodies) + 1):  # a longer way is a function within itself, which onnxruntime refuses
-        if not calls or total > MOST_NODES:
-            break
-        total += calls.total()
+        num_nodes += calls.total()
+        num_bytes += sum(times * sizes.get(key, 0) for key, times in calls.items())
+        if num_nodes > MOST_NODES:
+            raise ModelError(
+                f"{path}: has more than {MOST_NODES:,} nodes where its functions are written out; too many"
+            )
+        if num_bytes > most_bytes:
+            raise ModelError(f"{path}: has more than {most_bytes:,} bytes where its functions are written out")
         deeper = Counter[tuple[str, ...]]()
         for key, times in calls.items():
             for inner in bodies.get(key, ()):
                 deeper[inner] += times
         calls = deeper
-    return total
 
 
 def _nodes(root: Message, path: Path) -> Iterator[Any]:
@@ -218,53 +249,82 @@ class _Place:
     length: int
 
 
-def _find_data(tensor: onnx.TensorProto, path: Path, files: dict[str, Path]) -> _Place | None:
-    """Checks that a tensor has the data that its shape says.
+class _DataBeside:
+    """Finds the data of tensors that lie beside an ONNX file.
 
     Args:
-        tensor: the tensor.
-        path: the ONNX file that it comes from.
-        files: those found so far by the name that the model has for them; gets this tensor's.
+        path: the ONNX file.
 
-    Returns:
-        Where the data lie; None for those in the ONNX file.
-
-    Raises:
-        ModelError: see `read_onnx_file`.
-        FileNotFoundError: the file is not there; names it as the model does.
+    Attributes:
+        files: those found so far, by the name that the model has for them.
     """
-    # The shape, which nobody has checked yet.
-    name = f"tensor '{shown(tensor.name)}'" if tensor.name else "a tensor without a name"
-    if any(size < 0 for size in tensor.dims):
-        raise ModelError(f"{path}: damaged: {name} has a negative size; export it again")
-    count = math.prod(tensor.dims)
-    if tensor.data_location != tensor.EXTERNAL:
+
+    def __init__(self, path: Path) -> None:
+        self.files: dict[str, Path] = {}
+        self._path = path
+        self._sizes: dict[Path, int] = {}
+        self._num_bytes = 0
+
+    def find(self, tensor: onnx.TensorProto) -> _Place | None:
+        """Checks that a tensor has the data that its shape says.
+
+        Returns:
+            Where the data lie; None for those in the ONNX file.
+
+        Raises:
+            ModelError: see `read_onnx_file`.
+            FileNotFoundError: the file is not there; names it as the model does.
+        """
+        # The shape, which nobody has checked yet.
+        name = f"tensor '{shown(tensor.name)}'" if tensor.name else "a tensor without a name"
+        if len(tensor.dims) > MOST_DIMENSIONS:
+            raise ModelError(f"{self._path}: damaged: {name} has {len(tensor.dims):,} dimensions; export it again")
+        if any(size < 0 for size in tensor.dims):
+            raise ModelError(f"{self._path}: damaged: {name} has a negative size; export it again")
+        count = math.prod(tensor.dims)
+        if tensor.data_location == tensor.EXTERNAL:
+            return self._find_beside(tensor, name, count)
         if count > VALUES_IN_A_BYTE * tensor.ByteSize():
             raise ModelError(
-                f"{path}: damaged: {name} has {_number(count)} {agreeing(count, 'value')} by its shape, and fewer in "
-                "the file; fetch or export it again"
+                f"{self._path}: damaged: {name} has {_number(count)} {agreeing(count, 'value')} by its shape, and "
+                "fewer in the file; fetch or export it again"
             )
         return None
 
-    # The part of another file that it names.
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    kind = tensor.DataType.Name(tensor.data_type) if tensor.data_type in tensor.DataType.values() else "UNDEFINED"
-    bits = _bits_of(kind)
-    if bits is None or len(entries) != len(tensor.external_data):
-        problem = f"is of type {kind}" if bits is None else "says twice"
-        raise ModelError(f"{path}: damaged: {name} {problem} where its data lie; export it again")
-    location = entries.get("location", "")
-    if location not in files:
-        files[location] = _find_data_file(location, name, path)
-    length, size = -(-count * bits // 8), files[location].stat().st_size
-    offset = _whole_number(entries.get("offset", "0"))
-    if offset is None or offset + length > size or _whole_number(entries.get("length", str(length))) != length:
-        place = f"offset {shown(entries.get('offset', '0'), 30)}, length {shown(entries.get('length', 'unsaid'), 30)}"
-        raise ModelError(
-            f"{path}: the weights beside it do not fit it, copy them again: {name} needs {_number(length)} "
-            f"{agreeing(length, 'byte')} of {shown(location)} ({place}), which has {size:,}"
-        )
-    return _Place(files[location], offset, length)
+    def _find_beside(self, tensor: onnx.TensorProto, name: str, count: int) -> _Place:
+        """Finds the part of another file that a tensor of `count` values names."""
+        path = self._path
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        kind = tensor.DataType.Name(tensor.data_type) if tensor.data_type in tensor.DataType.values() else "UNDEFINED"
+        bits = _bits_of(kind)
+        if bits is None or len(entries) != len(tensor.external_data):
+            problem = f"is of type {kind}" if bits is None else "says twice"
+            raise ModelError(f"{path}: damaged: {name} {problem} where its data lie; export it again")
+
+        # The file, and whether the data can lie there.
+        location = entries.get("location", "")
+        if location not in self.files:
+            self.files[location] = _find_data_file(location, name, path)
+        file = self.files[location]
+        size = self._sizes.setdefault(file, file.stat().st_size)
+        length, offset = -(-count * bits // 8), _whole_number(entries.get("offset", "0"))
+        if offset is None or offset + length > size or _whole_number(entries.get("length", str(length))) != length:
+            said = entries.get("offset", "0"), entries.get("length", "unsaid")
+            place = f"offset {shown(said[0], 30)}, length {shown(said[1], 30)}"
+            raise ModelError(
+                f"{path}: the weights beside it do not fit it, copy them again: {name} needs {_number(length)} "
+                f"{agreeing(length, 'byte')} of {shown(location)} ({place}), which has {size:,}"
+            )
+
+        # Many tensors of the same bytes would take the memory of each.
+        self._num_bytes += length
+        num_there = sum(self._sizes.values())
+        if self._num_bytes > SMALL + MOST_TIMES * num_there:
+            raise ModelError(
+                f"{path}: damaged: its tensors need {self._num_bytes:,} bytes and more of the files beside it, which "
+                f"have {num_there:,}: they name the same data again and again; export it again"
+            )
+        return _Place(file, offset, length)
 
 
 def _find_data_file(location: str, name: str, path: Path) -> Path:

@@ -21,6 +21,7 @@ import numpy as np
 from facekd.embedder.onnx_models.file import OnnxFile, load_external_data, names_read
 from facekd.embedder.onnx_models.session import brief
 from facekd.utils.foreign import shown
+from facekd.utils.wording import counted
 
 if TYPE_CHECKING:
     import onnx
@@ -37,6 +38,7 @@ UNITS = {"0..255": (0.0, 255.0), "0..1": (0.0, 1.0), "-1..1": (-1.0, 1.0)}
 TAKEN_AS = {"0..255": "raw pixels 0..255", "0..1": "pixels scaled to 0..1", "-1..1": "normalised pixels"}
 # Quantised graphs make a staircase of 255 steps, which may cover a few times the range of the pixels.
 TOLERANCE = 0.03
+MOST_VALUES = 1 << 22  # before the first layer, of an image of one colour; two of 256 x 256 have a tenth of them
 # Grey levels by which the mean of red exceeds that of blue, at least, in statistics of photographs and of faces.
 RED_OVER_BLUE = 5.0
 
@@ -111,6 +113,11 @@ def read_input_arithmetic(file: OnnxFile, shape: Sequence[int], channel_axis: in
         return InputArithmetic(problem=problem)
     if not nodes:
         return InputArithmetic((0.0,) * 3, (1.0,) * 3)
+    if len(ends) * 2 * math.prod(shape[1:]) > MOST_VALUES:
+        found = (
+            f"{counted(len(ends), 'input')} of first layers, for images with {counted(max(shape[1:]), 'pixel')} a side"
+        )
+        return InputArithmetic(problem=f"too many values to measure: {found}")
 
     # Run them on images of one colour. Units that a clip, a cast or a quantisation spoils do not give straight lines.
     try:
@@ -134,7 +141,12 @@ def _cut(graph: onnx.GraphProto) -> tuple[list[onnx.NodeProto], list[str], str]:
         made_by.update(dict.fromkeys(node.output, node))
         if read <= fixed or (found and node.op_type in ("Shape", "Size")):
             fixed.update(node.output)
-        elif found and read <= fixed | pixels and node.op_type in PIXELWISE and node.domain in ("", "ai.onnx"):
+        elif (
+            found
+            and all(name in fixed or name in pixels for name in read)
+            and node.op_type in PIXELWISE
+            and node.domain in ("", "ai.onnx")
+        ):
             pixels.update(node.output)
         elif found:
             ends += found

@@ -23,6 +23,7 @@ from facekd.embedder.onnx_models.file import OnnxFile, names_read
 from facekd.embedder.onnx_models.session import brief
 
 ENDS = ("slope", "one_minus_slope", "relu", "times_slope", "relu_times_rest")
+MOST_CHANNELS = 1 << 22  # of all nodes that are rewritten; a file may declare any number
 SMALL_WEIGHTS = 1024  # bytes; larger tensors hold no shapes
 
 # Why a PRelu stays as it is.
@@ -30,6 +31,7 @@ COMPUTED = "slope computed in the graph"
 NOT_BY_CHANNEL = "slope not one for each channel of an image"
 NOT_FLOAT = "not in 32 bits"
 UNKNOWN = "number of channels not known"
+TOO_MANY = "too many channels"
 INSIDE = "inside a branch or a function"
 
 
@@ -83,18 +85,18 @@ def split_prelu(model: onnx.ModelProto) -> tuple[int, Counter[str]]:
     channels = _channels_of_images(model)
     taken = _all_names(model.graph)
     nodes: list[onnx.NodeProto] = []
-    count, left = 0, Counter[str]()
+    count, num_channels, left = 0, 0, Counter[str]()
     for node in model.graph.node:
         if node.op_type != "PRelu" or node.domain not in ("", "ai.onnx"):
             nodes.append(node)
             continue
-        slope = _slope_by_channel(slopes.get(node.input[1]), channels.get(node.input[0]))
+        slope = _slope_by_channel(slopes.get(node.input[1]), channels.get(node.input[0]), MOST_CHANNELS - num_channels)
         if isinstance(slope, str):
             nodes.append(node)
             left[slope] += 1
         else:
             nodes += _split_node(model.graph, node, slope, taken)
-            count += 1
+            count, num_channels = count + 1, num_channels + len(slope)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     if inside := _count_inside(model):
@@ -152,12 +154,13 @@ def _channels_of_images(model: onnx.ModelProto) -> dict[str, int]:
     return channels
 
 
-def _slope_by_channel(tensor: onnx.TensorProto | None, channels: int | None) -> np.ndarray | str:
+def _slope_by_channel(tensor: onnx.TensorProto | None, channels: int | None, most: int) -> np.ndarray | str:
     """Returns a slope as (C,), or why the node stays as it is.
 
     Args:
         tensor: the slope; None if it is computed.
         channels: C; 0 if it is not known, None if the values may not be images.
+        most: how large C may be.
     """
     if tensor is None:
         return COMPUTED
@@ -170,6 +173,8 @@ def _slope_by_channel(tensor: onnx.TensorProto | None, channels: int | None) -> 
         return NOT_BY_CHANNEL
     if channels is None or (channels == 0 and num_slopes == 1):
         return UNKNOWN
+    if max(channels, num_slopes) > most:
+        return TOO_MANY
     return np.broadcast_to(numpy_helper.to_array(tensor).reshape(-1), channels or num_slopes)
 
 

@@ -9,11 +9,15 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.inliner
 import pytest
+from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 
 from facekd.embedder import OnnxEmbedder
-from facekd.embedder.onnx_models.file import read_onnx_file
+from facekd.embedder.onnx_models import file as onnx_file
+from facekd.embedder.onnx_models.fields import has_more_fields
+from facekd.embedder.onnx_models.file import load_external_data, read_onnx_file
 from facekd.errors import ModelError
 from facekd.files.reading import sha256_of_file
 
@@ -208,6 +212,128 @@ def test_functions_that_grow_without_end_are_refused(path: Path) -> None:
     grown = make(nodes=[helper.make_node("F0", ["images"], ["x"], domain="my")], functions=functions, image="x")
     with pytest.raises(ModelError, match=r"m\.onnx: has more than 50,000 nodes where its functions are written out"):
         OnnxEmbedder(write(path, grown))
+
+
+def chain(length: int, name: str = "n") -> list[onnx.NodeProto]:
+    """Nodes one behind the other."""
+    return [helper.make_node("Identity", [f"{name}{place}"], [f"{name}{place + 1}"]) for place in range(length)]
+
+
+def branches(length: int) -> list[onnx.NodeProto]:
+    """Nodes in two branches, which are in a branch themselves."""
+    output = [helper.make_tensor_value_info("n1", TensorProto.FLOAT, None)]
+    inner = helper.make_graph(chain(length), "inner", [], output)
+    both = helper.make_node("If", ["always"], ["x"], then_branch=inner, else_branch=inner)
+    return [helper.make_node("Loop", ["count"], ["y"], body=helper.make_graph([both], "outer", [], output))]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: make(nodes=chain(999)),
+        lambda: make(nodes=branches(500)),
+        lambda: make(
+            functions=[helper.make_function("my", "F", ["n0"], ["n1"], chain(1001), [helper.make_opsetid("", 18)])]
+        ),
+    ],
+    ids=["graph", "branches", "a function that nothing calls"],
+)
+def test_more_nodes_than_the_limit_are_refused_wherever_they_are(
+    path: Path, model: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert onnx_file.MOST_NODES == 50_000
+    monkeypatch.setattr(onnx_file, "MOST_NODES", 1000)
+    with pytest.raises(ModelError, match=r"m\.onnx: has more than 1,000 nodes; too many"):
+        read_onnx_file(write(path, model()))
+
+
+def test_as_many_nodes_as_the_limit_are_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_file, "MOST_NODES", 1000)
+    assert len(read_onnx_file(write(path, make(nodes=chain(998)))).model.graph.node) == 1000
+
+
+def test_functions_whose_calls_repeat_large_constants_are_refused(path: Path) -> None:
+    """Written out they would be 200 MB, of a file of 1 MB."""
+    constant = numpy_helper.from_array(np.zeros(1 << 18, np.float32), "k")
+    body = [helper.make_node("Constant", [], ["k"], value=constant), helper.make_node("Add", ["x", "k"], ["y"])]
+    function = helper.make_function("my", "F", ["x"], ["y"], body, [helper.make_opsetid("", 18)])
+    calls = [helper.make_node("F", [f"n{place}"], [f"n{place + 1}"], domain="my") for place in range(200)]
+    assert read_onnx_file(write(path, make(nodes=calls[:60], functions=[function])))
+    with pytest.raises(
+        ModelError, match=r"m\.onnx: has more than 7\d,\d+,\d+ bytes where its functions are written out"
+    ):
+        read_onnx_file(write(path, make(nodes=calls, functions=[function])))
+
+
+@pytest.mark.parametrize("names", [["data"], ["data", "./data", "link"]])
+def test_tensors_that_name_the_same_data_again_and_again_are_refused(path: Path, names: list[str]) -> None:
+    (path.parent / "data").write_bytes(bytes(1 << 20))
+    (path.parent / "link").unlink()
+    (path.parent / "link").symlink_to("data")
+    tensors = [outside(f"t{place}", names[place % len(names)], [1 << 18]) for place in range(80)]
+    assert read_onnx_file(write(path, make(constants=tensors[:60]))).data_files == (path.parent / sorted(names)[0],)
+    with pytest.raises(ModelError, match=r"m\.onnx: damaged: its tensors need .* and more of the files .* 1,048,576"):
+        read_onnx_file(write(path, make(constants=tensors)))
+
+
+def test_data_of_functions_that_are_written_out_are_read_within_the_same_limit(path: Path) -> None:
+    """Each call of the function gets the data anew."""
+    (path.parent / "data").write_bytes(bytes(1 << 20))
+    body = [
+        helper.make_node("Constant", [], ["k"], value=outside("k", "data", [1 << 18])),
+        helper.make_node("Add", ["x", "k"], ["y"]),
+    ]
+    function = helper.make_function("my", "F", ["x"], ["y"], body, [helper.make_opsetid("", 18)])
+    calls = [helper.make_node("F", [f"n{place}"], [f"n{place + 1}"], domain="my") for place in range(200)]
+    model = onnx.inliner.inline_local_functions(
+        read_onnx_file(write(path, make(nodes=calls, functions=[function]))).model
+    )
+    with pytest.raises(ModelError, match="they name the same data again and again"):
+        load_external_data(model, path)
+
+
+@pytest.mark.parametrize("field", [b"\x0a\x00", b"\x2a\x00", b"\x12\x00"], ids=["nodes", "tensors", "names"])
+def test_a_file_of_nothing_but_fields_is_refused_before_it_is_parsed(
+    path: Path, field: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Empty nodes and tensors, of which each would take a hundred bytes of memory."""
+    monkeypatch.setattr(onnx_file, "MOST_FIELDS", 10_000)
+    path.write_bytes(b"\x3a\xa0\x9c\x01" + field * 10_000)  # the graph, of 20,000 bytes
+    with pytest.raises(ModelError, match=r"m\.onnx: has more than 10,000 fields"):
+        read_onnx_file(path)
+
+
+def count_fields(message: Any) -> int:
+    """Counts by what onnx's own parser found."""
+    count = 0
+    for kind, value in message.ListFields():
+        values = value if hasattr(value, "__len__") and not isinstance(value, str | bytes) else [value]
+        packed = kind.has_options and kind.GetOptions().packed
+        count += 1 if packed else len(values)
+        count += sum(count_fields(inner) for inner in values) if kind.message_type is not None else 0
+    return count
+
+
+@pytest.mark.parametrize("model", [make, *(lambda f=f: f(outside("u", "weights")) for f in PLACES.values())])
+def test_fields_are_counted_as_the_parser_finds_them(model: Callable[[], onnx.ModelProto]) -> None:
+    message = model()
+    content, count = message.SerializeToString(), count_fields(message)
+    assert not has_more_fields(content, onnx.ModelProto, count)
+    assert has_more_fields(content, onnx.ModelProto, count - 1)
+    for end in range(1, len(content), 7):
+        try:
+            has_more_fields(content[:end], onnx.ModelProto, count)
+        except DecodeError:
+            with pytest.raises(DecodeError):
+                onnx.ModelProto.FromString(content[:end])
+        else:
+            onnx.ModelProto.FromString(content[:end])
+
+
+def test_a_tensor_with_a_dimension_for_each_byte_is_refused(path: Path) -> None:
+    tensor = TensorProto(name="u", data_type=TensorProto.FLOAT, dims=[1 << 62] * 1000, raw_data=bytes(16))
+    with pytest.raises(ModelError, match=r"m\.onnx: damaged: tensor 'u' has 1,000 dimensions"):
+        read_onnx_file(write(path, make(constants=[tensor])))
 
 
 @pytest.mark.parametrize("text", [b"images", b"Flatten", b"embedding", b"weights", b"location"])

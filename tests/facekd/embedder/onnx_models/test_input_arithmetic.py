@@ -12,6 +12,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 from facekd.embedder import OnnxEmbedder
+from facekd.embedder.onnx_models.file import read_onnx_file
+from facekd.embedder.onnx_models.input_arithmetic import read_input_arithmetic
 from facekd.errors import ModelError
 from facekd.teacher.cache_file import describe_teacher
 
@@ -287,3 +289,15 @@ def test_a_dynamically_quantised_network_is_plain(tmp_path: Path) -> None:
     embedder = OnnxEmbedder(path)
     assert embedder.input_arithmetic is None and embedder.preprocessing.mean == (127.5,) * 3
     assert np.isfinite(embedder.embed(IMAGES)).all()
+
+
+def test_what_would_be_too_many_values_is_not_measured(tmp_path: Path) -> None:
+    """Twelve images of 2^27 values in 64 bits are 12 GB."""
+    path = tmp_path / "m.onnx"
+    text = (
+        "g (float[1, 3, 6000, 6000] x) => (float[1, 3, 1, 1] y) <float s = {0.5}> {n = Mul(x, s) y = GlobalMaxPool(n)}"
+    )
+    graph = onnx.parser.parse_graph(text)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=8), str(path))
+    found = read_input_arithmetic(read_onnx_file(path), (1, 3, 6000, 6000), 1)
+    assert found.problem == "too many values to measure: 1 input of first layers, for images with 6,000 pixels a side"

@@ -56,6 +56,12 @@ def test_a_computed_slope_stays_and_names_do_not_meet() -> None:
     onnx.checker.check_model(model, full_check=True)
 
 
+def test_channels_that_a_file_only_declares_take_no_memory() -> None:
+    """Two slopes of half a terabyte, by a shape that nothing in the file has."""
+    model = prelu_graph(("b", 1 << 37, 1, 1), np.full(1, 0.25))
+    assert split_prelu(model) == (0, {"too many channels": 1})
+
+
 @pytest.mark.parametrize("slopes", ["initializers", "inputs", "constants"])
 @pytest.mark.parametrize("batch", ["batch", "xGENERATED", 1, 5])
 def test_a_file_of_any_tool_gives_the_same_embeddings(tmp_path: Path, slopes: str, batch: int | str) -> None:
