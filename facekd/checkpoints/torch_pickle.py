@@ -12,27 +12,15 @@ import re
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from facekd.utils.bounded_pickle import FREE_OBJECTS, BoundedUnpickler, RefusedError, bounded_dispatch, check_key
 from facekd.utils.wording import counted
 
 LARGEST_PICKLE = 32 << 20  # bytes; the pickle of a network has 0.1 MB, and long lists are kept outside
-LONGEST_NUMBER = 9  # bytes: 64 bits and a sign
 DEEPEST = 100  # containers within containers
 # Tensors may share their numbers, such as tied weights do; all together they hold at most so many times the file.
 LARGEST_TENSORS, FREE_TENSOR_BYTES = 4, 1 << 20
-# Opcodes of one or two bytes that make an object of 50 bytes or more; a tensor needs about nine in 50 bytes.
-BUILDING_OPCODES = b"".join(
-    getattr(pickle, name)
-    for name in (
-        *("MARK", "EMPTY_LIST", "LIST", "EMPTY_DICT", "DICT", "EMPTY_SET", "FROZENSET", "TUPLE", "TUPLE1", "TUPLE2"),
-        *("TUPLE3", "GLOBAL", "STACK_GLOBAL", "REDUCE", "NEWOBJ", "NEWOBJ_EX", "BUILD", "INST", "OBJ"),
-    )
-)
-# Opcodes that allocate what they claim, convert any number of digits, or hash keys of any kind; torch writes none.
-UNUSED_OPCODES = (
-    *(pickle.LONG4, pickle.LONG, pickle.INT),
-    *(pickle.DICT, pickle.BYTEARRAY8, pickle.FROZENSET, pickle.ADDITEMS),
-)
-FREE_OBJECTS, BYTES_AN_OBJECT = 10_000, 4
+# Opcodes of text, and of what torch never has; a tensor needs about nine building ones in 50 bytes.
+UNUSED_OPCODES = pickle.LONG + pickle.INT + pickle.DICT + pickle.BYTEARRAY8
 
 ITEM_BYTES = {
     **dict.fromkeys(("BoolStorage", "ByteStorage", "CharStorage", "UntypedStorage"), 1),
@@ -52,10 +40,6 @@ CONTAINERS = (dict, list, tuple, set)
 LEAVES = frozenset({str, int, float, bool, bytes, complex, type(None)})
 TENSOR_CLASSES = ("torch.Tensor", "torch.nn.parameter.Parameter")
 DTYPE = re.compile(r"torch\.(bool|b?float\d+\w*|complex\d+|u?int\d+)")
-
-
-class RefusedError(pickle.UnpicklingError):
-    """Says in a clause why a pickle is refused: "it nests more than 100 deep"."""
 
 
 class CodeError(RefusedError):
@@ -112,7 +96,7 @@ class _Global(_Fixed):
         return self._call(*arguments)
 
 
-class PickleScan(pickle._Unpickler):  # Python's own form, whose memo takes any number; the C form would allocate it
+class PickleScan(BoundedUnpickler):
     """Goes through one pickle; `storages` has the bytes of the tensors' storages by key, as the pickle states them.
 
     Args:
@@ -121,11 +105,12 @@ class PickleScan(pickle._Unpickler):  # Python's own form, whose memo takes any 
         file_bytes: size of the whole file.
     """
 
+    dispatch = bounded_dispatch({}, UNUSED_OPCODES)
+
     def __init__(self, stream: Any, pickle_bytes: int, file_bytes: int) -> None:
-        super().__init__(stream, encoding="utf-8", errors="replace")
+        super().__init__(stream, pickle_bytes, encoding="utf-8", errors="replace")
         self.storages: dict[str, int] = {}
         self._file_bytes = file_bytes
-        self._objects_left = FREE_OBJECTS + pickle_bytes // BYTES_AN_OBJECT
         self._copies_left = self._values_left = FREE_OBJECTS + pickle_bytes
         self._tensor_bytes_left = self._tensor_bytes = LARGEST_TENSORS * file_bytes + FREE_TENSOR_BYTES
         calls: dict[str, Callable[..., Any]] = {
@@ -216,7 +201,7 @@ class PickleScan(pickle._Unpickler):  # Python's own form, whose memo takes any 
         if self._copies_left < 0:
             raise RefusedError("it copies the same items again and again")
         for key in items:
-            _check_key(key[0] if isinstance(key, list | tuple) and key else key)
+            check_key(key[0] if isinstance(key, list | tuple) and key else key)
         return items
 
     def _encoded(self, text: Any, encoding: Any) -> bytes:
@@ -249,52 +234,3 @@ def _same_tensor(tensor: Any, *_: Any) -> _Tensor:
     if not isinstance(tensor, _Tensor):
         raise RefusedError("it makes a parameter of something that is no tensor")
     return tensor
-
-
-def _check_key(key: Any) -> None:
-    """Refuses keys whose hashes a stranger can choose, because finding equal ones apart takes for ever."""
-    if not isinstance(key, str | int | float | bool | bytes | None):
-        raise RefusedError(f"it has a {type(key).__name__} as a key")
-
-
-def _counted(load: Callable[[Any], None]) -> Callable[[Any], None]:
-    def load_and_count(scan: Any) -> None:
-        scan._objects_left -= 1
-        if scan._objects_left < 0:
-            raise RefusedError("it makes far more objects than its tensors need")
-        load(scan)
-
-    return load_and_count
-
-
-def _load_items(scan: Any) -> None:
-    for key in scan.stack[::2]:  # since the last mark
-        _check_key(key)
-    DISPATCH[pickle.SETITEMS[0]](scan)
-
-
-def _load_item(scan: Any) -> None:
-    _check_key(scan.stack[-2])
-    DISPATCH[pickle.SETITEM[0]](scan)
-
-
-def _load_number(scan: Any) -> None:
-    length = scan.read(1)[0]
-    if length > LONGEST_NUMBER:
-        raise RefusedError(f"it has a whole number of {counted(length, 'byte')}; expected {LONGEST_NUMBER} at most")
-    scan.append(pickle.decode_long(scan.read(length)))
-
-
-def _refuse(scan: Any) -> None:
-    raise RefusedError("it has a number of any length, or something else that torch never writes")
-
-
-DISPATCH: dict[int, Callable[[Any], None]] = pickle._Unpickler.dispatch
-PickleScan.dispatch = {
-    **DISPATCH,
-    **{code: _counted(DISPATCH[code]) for code in BUILDING_OPCODES},
-    pickle.SETITEM[0]: _load_item,
-    pickle.SETITEMS[0]: _load_items,
-    pickle.LONG1[0]: _load_number,
-    **dict.fromkeys(b"".join(UNUSED_OPCODES), _refuse),
-}

@@ -206,7 +206,9 @@ def _pixels(data: Any, file: Path) -> NDArray[np.uint8]:
 
 
 def _text(name: Any) -> str:
-    return name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
+    if not isinstance(name, bytes | str):
+        raise ValueError(f"a class is named by a {type(name).__name__}")
+    return name.decode("utf-8", "replace") if isinstance(name, bytes) else name
 
 
 def _generated_md5(folder: Path) -> dict[str, str] | None:

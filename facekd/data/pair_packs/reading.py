@@ -10,6 +10,7 @@ from facekd.data.pair_packs.pair_pack import PairPack, validate_pairs
 from facekd.data.pair_packs.unpickler import RefusedGlobalError, load_pairs
 from facekd.errors import DataError
 from facekd.files.reading import require_regular_file
+from facekd.utils.foreign import shown
 from facekd.utils.wording import counted
 
 ZIP_START = b"PK\x03\x04"
@@ -43,14 +44,14 @@ def read_pair_pack(path: str | os.PathLike[str]) -> PairPack:
         loaded = load_pairs(content)
     except RefusedGlobalError as error:
         raise DataError(
-            f"{path}: refused: the pickle asks for {error}, which no verification pack needs and which could run "
-            "code of whoever wrote the file; use packs from a source you trust, or rebuild it with write_pair_pack"
+            f"{path}: refused: the pickle asks for {shown(error)}, which no verification pack needs and which could "
+            "run code of whoever wrote the file; use packs from a source you trust, or rebuild it with write_pair_pack"
         ) from None
     except Exception as error:
         # A damaged pickle can raise anything (EOFError, KeyError, MemoryError, ...).
         raise DataError(
             f"{path}: not a readable verification pack ({counted(len(content), 'byte')}): {type(error).__name__}: "
-            f"{error}; expected a pickled (images, is_same); the file is cut short, damaged or of another kind: fetch "
-            "it again"
+            f"{shown(error)}; expected a pickled (images, is_same); the file is cut short, damaged or of another kind: "
+            "fetch it again"
         ) from error
     return validate_pairs(loaded, str(path), most_bytes=len(content))

@@ -2,29 +2,24 @@
 
 The unpickler knows none of Python's or numpy's own classes, only the few inert stand-ins below. Not even numpy's
 `dtype.__setstate__` sees the content of the file, because flags can make it turn bytes into pointers. A pickle can also
-have one object copied many times, or build a hundred bytes out of one: both are limited by the size of the file.
+have one object copied many times: that is limited by the size of the file, as all is that `BoundedUnpickler` bounds.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import pickle
-import pickletools
-from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import numpy as np
 
-# Opcodes of one or two bytes that make an object of 50 bytes, or of four times that. A pack has about five of them per
+from facekd.utils.bounded_pickle import BoundedUnpickler, bounded_dispatch
+from facekd.utils.foreign import shown
+
+# An empty dictionary or set takes four times as much as an empty list. A pack has about eight building opcodes per
 # image, so the limit leaves room for tiny images, and keeps the memory below some 15 times the size of the file.
-BUILDING_OPCODES = {
-    **dict.fromkeys(("EMPTY_LIST", "LIST", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "GLOBAL", "STACK_GLOBAL"), 1),
-    **dict.fromkeys(("REDUCE", "NEWOBJ", "NEWOBJ_EX", "BUILD", "INST", "OBJ"), 1),
-    **dict.fromkeys(("EMPTY_DICT", "DICT", "EMPTY_SET", "FROZENSET"), 4),
-}
-OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
-FREE_BUILDING_OPCODES = 10_000
-BYTES_FOR_A_BUILDING_OPCODE = 4
+COSTS = dict.fromkeys(pickle.EMPTY_DICT + pickle.DICT + pickle.EMPTY_SET, 4)
 
 
 def load_pairs(content: bytes) -> Any:
@@ -34,50 +29,7 @@ def load_pairs(content: bytes) -> Any:
         RefusedGlobalError: the pickle names something that no pack needs; the message is that name.
         Exception: the pickle is damaged; anything can be raised (EOFError, KeyError, MemoryError, ...).
     """
-    _check_claims(content)
     return _PairUnpickler(content).load()
-
-
-def _check_claims(content: bytes) -> None:
-    """Refuses a pickle whose opcodes would reserve far more memory than the file has bytes."""
-    building = 0
-    allowed = FREE_BUILDING_OPCODES + len(content) // BYTES_FOR_A_BUILDING_OPCODE
-    for opcode, argument, position in _opcodes(content):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > len(content):
-            raise pickle.UnpicklingError(
-                f"opcode {opcode.name} at byte {position:,} names place {argument:,} of the memo"
-            )
-        building += BUILDING_OPCODES.get(opcode.name, 0)
-        if building > allowed:
-            raise pickle.UnpicklingError(
-                f"it builds more than {allowed:,} objects by byte {position:,}, far more than its images need: it "
-                "seems made to exhaust the memory"
-            )
-
-
-def _opcodes(content: bytes) -> Iterator[tuple[pickletools.OpcodeInfo, Any, int]]:
-    """Yields each opcode with its argument and position, as `pickletools.genops` does, which cannot read every pack.
-
-    Python 2 wrote its default protocol as text, with images as quoted strings in which some bytes stand as they are;
-    `genops` takes those for ASCII. The unpickler reads them by itself, so here they are only stepped over.
-    """
-    stream = io.BytesIO(content)
-    while True:
-        position = stream.tell()
-        code = stream.read(1)
-        opcode = OPCODES.get(code.decode("latin1"))
-        if opcode is None:
-            found = f"opcode {code!r}" if code else "the end of the file"
-            raise pickle.UnpicklingError(f"at byte {position:,} is {found}; expected an opcode")
-        argument = None
-        if opcode.name == "STRING":
-            if not stream.readline().endswith(b"\n"):
-                raise pickle.UnpicklingError(f"the text at byte {position:,} does not end")
-        elif opcode.arg is not None:
-            argument = opcode.arg.reader(stream)
-        yield opcode, argument, position
-        if opcode.name == "STOP":
-            return
 
 
 class _Budget:
@@ -141,8 +93,8 @@ class _FromBuffer(_Inert):
     def __call__(self, *arguments: Any) -> ArrayStandIn:
         buffer, dtype, shape, order = arguments
         array = ArrayStandIn()
-        content = buffer if isinstance(buffer, bytes) else self._budget.spent(bytes(buffer))
-        array.__setstate__((1, shape, dtype, _text(order) == "F", content))
+        content = buffer if isinstance(buffer, bytes) else self._budget.spent(_raw(buffer))
+        array.__setstate__((1, shape, dtype, order in ("F", b"F"), content))
         return array
 
 
@@ -201,7 +153,9 @@ class _DtypeStandIn:
 
     def from_bytes(self, content: bytes) -> np.ndarray:
         if self.name not in ("u1", "b1", "bool", "uint8", "i1", "i4", "i8", "u4", "u8"):
-            raise pickle.UnpicklingError(f"the pickle holds an array of type {self.name!r}; expected bytes or booleans")
+            raise pickle.UnpicklingError(
+                f"the pickle holds an array of type {shown(self.name)!r}; expected bytes or booleans"
+            )
         return np.frombuffer(content, np.dtype(self.name))
 
 
@@ -224,8 +178,10 @@ class ArrayStandIn:
             ValueError, TypeError, pickle.UnpicklingError, ...: the array is damaged.
         """
         shape, dtype, content = tuple(self.shape), self.dtype, self.content
+        if not all(type(length) is int for length in shape):
+            raise ValueError("its shape is no row of whole numbers")
         if dtype.name in ("O", "O8", "object"):
-            if not isinstance(content, list) or len(content) != np.prod(shape):
+            if not isinstance(content, list) or len(content) != math.prod(shape):
                 raise ValueError("an object array without its objects")
             return content
         array = dtype.from_bytes(_raw(content))
@@ -245,9 +201,11 @@ _GLOBALS: dict[tuple[str, str], type[_Inert]] = {
 }
 
 
-class _PairUnpickler(pickle.Unpickler):
+class _PairUnpickler(BoundedUnpickler):
+    dispatch = bounded_dispatch(COSTS, pickle.NEWOBJ + pickle.NEWOBJ_EX)
+
     def __init__(self, content: bytes) -> None:
-        super().__init__(io.BytesIO(content), encoding="bytes")
+        super().__init__(io.BytesIO(content), len(content), encoding="bytes")
         budget = _Budget(len(content))
         self._globals = {name: stand_in(budget) for name, stand_in in _GLOBALS.items()}
 
@@ -262,7 +220,9 @@ class _PairUnpickler(pickle.Unpickler):
 
 
 def _text(value: Any) -> str:
-    return value.decode("latin1") if isinstance(value, bytes) else str(value)
+    if not isinstance(value, bytes | str):  # writing out tuples that hold each other would take for ever
+        raise pickle.UnpicklingError(f"expected text, found {type(value).__name__}")
+    return value.decode("latin1") if isinstance(value, bytes) else value
 
 
 def _raw(value: Any) -> bytes:

@@ -137,6 +137,11 @@ POINTERS = (
         (pickled(np.zeros((1, 3072), np.int8), [0]), "its data are int8"),
         (pickle.dumps([1, 2], protocol=2), "holds no 'data'"),
         (b"\x80\x02}(", "cannot be read as the files of cifar-100"),
+        # Keys with one hash, of which a dictionary compares each with all before it.
+        (
+            b"\x80\x02}(" + b"".join(pickle.dumps(k * (2**61 - 1), 2)[2:-1] + b"N" for k in range(2000, 2100)) + b"u.",
+            "a whole number of 10 bytes",
+        ),
     ],
 )
 def test_a_pickle_of_a_stranger_is_read_without_harm(
@@ -146,6 +151,19 @@ def test_a_pickle_of_a_stranger_is_read_without_harm(
     with pytest.raises(DataError, match=message):
         CifarDataset(folder)
     assert not Path("it ran").exists()
+
+
+def test_names_of_classes_are_text(cifar_100: Path, tmp_path: Path) -> None:
+    # A tuple that holds one tuple twice, and so on: a few bytes, and writing it out would take for ever.
+    doubled = b")" + b"2\x86" * 18
+    content = b"\x80\x02}X\x10\0\0\0fine_label_names](" + doubled + b"es."
+    copy = with_training_file(cifar_100, tmp_path, b"")
+    (copy / "meta").write_bytes(content)
+    listed = json.loads((copy / "generated.json").read_text())
+    listed["md5"]["meta"] = hashlib.md5(content).hexdigest()
+    (copy / "generated.json").write_text(json.dumps(listed))
+    with pytest.raises(DataError, match="a class is named by a tuple"):
+        CifarDataset(copy)
 
 
 def test_a_pickle_as_python_2_wrote_it_is_read(cifar_100: Path, tmp_path: Path) -> None:

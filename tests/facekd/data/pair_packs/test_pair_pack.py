@@ -278,6 +278,57 @@ def test_a_file_of_nothing_but_containers_is_refused(tmp_path: Path, opcode: byt
         read_pair_pack(written(tmp_path, b"\x80\x04N" + opcode * 50_000 + b"."))
 
 
+def doubled(depth: int) -> bytes:
+    """Opcodes that make a tuple that holds one tuple twice, and so on: a few bytes, 2^depth values."""
+    return b")" + b"2\x86" * depth
+
+
+@pytest.mark.parametrize(
+    ("program", "says"),
+    [
+        # Numbers with one hash: a dictionary compares each with all before it.
+        (
+            b"}(" + b"".join(pickle.dumps(k * (2**61 - 1), 2)[2:-1] + b"N" for k in range(2000, 2100)) + b"u.",
+            "it has a whole number of 10 bytes",
+        ),
+        (b"(L" + b"9" * 22 + b"L\nNd.", "a whole number of 24 digits"),
+        (b"(I" + b"9" * 22 + b"\nNd.", "a whole number of 23 digits"),
+        # Tuples, whose hash takes as long as they have values.
+        (b"}" + doubled(18) + b"Ns.", "it has a tuple as a key"),
+        (b"}(" + doubled(18) + b"Nu.", "it has a tuple as a key"),
+        (b"(" + doubled(18) + b"Nd.", "it has a tuple as a key"),
+        (b"\x8f(" + doubled(18) + b"\x90.", "it has the opcode ADDITEMS"),
+        (b"(" + doubled(18) + b"\x91.", "it has the opcode FROZENSET"),
+        # Writing them out takes longer still.
+        (b"cnumpy\ndtype\n" + doubled(18) + b"\x85R.", "expected text, found tuple"),
+        (b"c_codecs\nencode\nX\x01\0\0\0a" + doubled(18) + b"\x86R.", "expected text, found tuple"),
+        (b"cnumpy.core.numeric\n_frombuffer\n(J\xff\xff\xff\x7fNNNtR.", "expected bytes, found int"),
+        (b"\x96" + b"\xff" * 6 + b"\0\0.", "bytes of which 1 are there"),
+    ],
+)
+def test_keys_and_names_that_take_for_ever_are_refused(tmp_path: Path, program: bytes, says: str) -> None:
+    with pytest.raises(DataError, match=says):
+        read_pair_pack(written(tmp_path, b"\x80\x05" + program))
+
+
+def test_keys_of_a_few_bytes_with_one_hash_are_too_few_to_matter(tmp_path: Path) -> None:
+    keys = [k * (2**61 - 1) for k in range(-8, 8)]
+    with pytest.raises(DataError, match="found dict of 16"):
+        read_pair_pack(written(tmp_path, pickle.dumps(dict.fromkeys(keys), 2)))
+
+
+@pytest.mark.parametrize("opcode", [b"\x94", b"(", b"2", b"q\0"], ids=["MEMOIZE", "MARK", "DUP", "BINPUT"])
+def test_opcodes_take_memory_near_their_number(tmp_path: Path, opcode: bytes) -> None:
+    path = written(tmp_path, b"\x80\x04N" + opcode * 100_000 + b".")
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError):
+            read_pair_pack(path)
+        assert tracemalloc.get_traced_memory()[1] < 20 * path.stat().st_size + (1 << 20)
+    finally:
+        tracemalloc.stop()
+
+
 def test_a_pack_of_many_tiny_images_is_no_attack(tmp_path: Path) -> None:
     images = [np.frombuffer(bytes([i % 251 + 1, i % 7]), np.uint8) for i in range(4000)]
     labels = np.arange(2000) % 2 == 0
@@ -314,7 +365,8 @@ def test_damage_is_either_refused_or_harmless(tmp_path: Path, data, protocol: in
         ((IMAGES, [True]), "4 images, so 2 pairs, but 1 label"),
         ((IMAGES, [True, 2]), "label of pair 1 is int 2; expected true or false"),
         ((IMAGES, [True, None]), "label of pair 1 is NoneType"),
-        ((IMAGES, [True, 1 << 40000]), "label of pair 1 is int;"),
+        ((IMAGES, [True, 1 << 66]), "label of pair 1 is int;"),
+        ((IMAGES, [True, 1 << 40000]), "it has the opcode LONG4"),
         ((IMAGES, [0.0, 1.0]), "label of pair 0 is float"),
         (([*IMAGES[:3], b""], LABELS), r"image 3 \(pair 1\) is empty"),
         (([*IMAGES[:2], 7, b"x"], LABELS), r"image 2 \(pair 1\) is int 7; expected the bytes"),
