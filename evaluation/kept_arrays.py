@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from facekd.errors import DataError
+from facekd.files.npy_files import read_array
+from facekd.files.reading import require_regular_file
 from facekd.files.writing import atomic_open
 from facekd.utils.foreign import reading
 
@@ -38,11 +40,12 @@ def write_kept(file: Path, array: np.ndarray) -> None:
 def read_kept(file: Path) -> np.ndarray | None:
     """Reads an array; returns None where there is no file, or one that cannot be used, which is printed."""
     try:
+        require_regular_file(file)
         content = file.read_bytes()
         array, mark, checksum = content[: -len(END_MARK) - 4], content[-len(END_MARK) - 4 : -4], content[-4:]
         if mark == END_MARK and checksum == _checksum(file, array):
             with reading(file, "an array"):
-                return np.load(io.BytesIO(array), allow_pickle=False)
+                return read_array(io.BytesIO(array), len(array))
         problem = "damaged, or of an earlier facekd"
     except FileNotFoundError:
         return None

@@ -31,7 +31,7 @@ from facekd.embedder.quality import QualityEmbedder
 from facekd.errors import DataError, ImageError, is_device_failure
 from facekd.files.held_folders import check_held
 from facekd.files.mapped_arrays import create_npy, map_for_writing
-from facekd.files.reading import stamp_of
+from facekd.files.reading import require_regular_file, stamp_of
 from facekd.files.writing import atomic_path, write_json
 from facekd.images.preprocessing import mirror
 from facekd.utils.processes.children import usable_cores
@@ -325,11 +325,13 @@ def _is_sound(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bool:
     np.lib.format.write_array_header_1_0(header, about)
     size = len(header.getvalue()) + dtype.itemsize * math.prod(shape)
     try:
+        require_regular_file(path)
         with path.open("rb") as stream:
-            is_sound = stream.read(len(header.getvalue())) == header.getvalue() and path.stat().st_size == size
+            is_of_kind = stream.read(len(header.getvalue())) == header.getvalue()
+            is_sound = is_of_kind and os.fstat(stream.fileno()).st_size == size
     except FileNotFoundError:
         return False
-    except OSError:
+    except (OSError, DataError):
         is_sound = False
     if not is_sound:
         kind = f"an array of {dtype} {shape}"

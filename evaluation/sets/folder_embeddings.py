@@ -80,7 +80,7 @@ class GivenFolder:
         """Returns the qualities (N,) of the images that were embedded last, which the file keeps."""
         if kind == DETECTOR:
             return read_named_array(self._path, "scores", self._rows, "scores of a detector")
-        if "norms" in read_npz(self._path, "make it again"):  # embeddings of a gallery have unit length
+        if read_npz(self._path, "make it again", ("norms",)):  # embeddings of a gallery have unit length
             norms = read_named_array(self._path, "norms", self._rows, "lengths of embeddings")
             return checked_lengths(norms, self._path)
         return lengths_as_quality(embeddings, self._path)

@@ -91,7 +91,7 @@ def read_named_embeddings(
 
 def _read_named(path: Path, holds_flipped: bool | None) -> tuple[GivenEmbeddings, dict[str, int]]:
     remedy = "write it by np.savez(path, names=..., embeddings=...)"
-    arrays = read_npz(path, remedy)
+    arrays = read_npz(path, remedy, ("names", "embeddings"))
     if missing := {"names", "embeddings"} - arrays.keys():
         raise DataError(f"{path}: holds no {' and no '.join(sorted(missing))}; {remedy}")
     names, rows = arrays["names"], arrays["embeddings"]

@@ -103,7 +103,7 @@ def read_named_array(path: str, name: str, rows: np.ndarray, what: str) -> np.nd
     Raises:
         DataError: it has no such array, or values that are not finite.
     """
-    arrays = read_npz(path, "make it again by `facekd embed`")
+    arrays = read_npz(path, "make it again by `facekd embed`", (name,))
     if name not in arrays or arrays[name].ndim != 1 or len(arrays[name]) <= rows.max():
         raise DataError(f"{path}: holds no {what} (an array `{name}`, one for each row), as files of `facekd embed` do")
     return checked_qualities(arrays[name][rows], path, len(rows), f"the {what} of the images")

@@ -117,8 +117,9 @@ def read_gallery(path: str | os.PathLike[str]) -> Gallery:
     path = Path(path)
     if path.is_dir():
         raise DataError(f"{path}: is a folder; expected a gallery (.npz), which `facekd embed` makes of it")
-    found = read_npz(path, REMEDY)
-    missing = {"about", "embeddings", *ARRAYS} - found.keys()
+    names = ("about", "embeddings", *ARRAYS)
+    found = read_npz(path, REMEDY, names)
+    missing = {*names} - found.keys()
     if missing:
         raise DataError(
             f"{path}: is no gallery, it lacks {', '.join(sorted(missing))}; expected a file that `facekd embed` wrote"

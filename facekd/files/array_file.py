@@ -12,6 +12,7 @@ safetensors files can be mapped as well, but have no checksum of their own.
 from __future__ import annotations
 
 import json
+import math
 import os
 import zlib
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from facekd.errors import DataError
+from facekd.files.reading import require_regular_file
 from facekd.files.writing import atomic_open
 from facekd.utils.foreign import reading, shown
 from facekd.utils.wording import counted
@@ -70,21 +72,22 @@ def open_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str,
         DataError: the file is of another kind or version, cut short or damaged.
         OSError: the file cannot be opened.
     """
-    # The header: its kind and version, then its checksum.
+    # The header: its kind and version, then its checksum. The arrays are mapped from the same open file.
     path = Path(path)
+    require_regular_file(path)
     with path.open("rb") as stream:
         start = stream.read(START_BYTES)
         length, checksum = (int.from_bytes(start[place : place + 4], "little") for place in (8, 12))
         if start[: len(MAGIC)] != MAGIC or not 0 < length <= MAX_HEADER_BYTES:
             raise DataError(f"{path}: is not an array file of this version of facekd")
         header = stream.read(length)
+        whole = np.memmap(stream, np.uint8, "r")
     if len(header) != length or zlib.crc32(header) != checksum:
         raise DataError(f"{path}: is cut short or damaged in its first {counted(START_BYTES + length, 'byte')}")
     # Checksums tell damage, not who wrote the file: one from elsewhere may describe any arrays.
     with reading(path, "a header of arrays", remedy="delete it"):
         content = json.loads(header)
         # The size tells whether the file is whole without reading it.
-        whole = np.memmap(path, np.uint8, "r")
         if len(whole) != START_BYTES + length + content["num_bytes"]:
             raise DataError(
                 f"{path}: is cut short: {counted(len(whole), 'byte')}, expected "
@@ -101,9 +104,9 @@ def open_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str,
 def _array_at(path: Path, name: str, content: np.ndarray, place: Mapping[str, Any]) -> np.ndarray:
     """Returns the array at a place that the header describes, as a view of the bytes behind the header."""
     dtype, shape = np.dtype(place["dtype"]), tuple(place["shape"])
-    begin = place["offset"]
-    end = begin + dtype.itemsize * int(np.prod(shape, dtype=np.int64))
-    if dtype.hasobject or not 0 <= begin <= end <= len(content):
+    begin, count = place["offset"], math.prod(shape)
+    end = begin + dtype.itemsize * count
+    if dtype.hasobject or not 0 <= begin <= end <= len(content) or (count and not dtype.itemsize):
         raise DataError(f"{path}: describes {shown(name)} as {dtype} {shown(shape)} at {begin:,}, which is not in it")
     # A plain array over the map: picking elements of a memmap object is several times slower.
     found = np.asarray(content[begin:end])

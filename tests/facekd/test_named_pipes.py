@@ -6,14 +6,16 @@ import json
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from evaluation.kept_arrays import read_kept
 from evaluation.sets.cohort import read_cohort
 from facekd.cli import main
 from facekd.errors import DataError
+from facekd.files.array_cache import load_cached
 from facekd.files.reading import require_regular_file, sha256_of_file
 from tests.facekd.results.test_odd_results import pack
 
@@ -72,6 +74,15 @@ def test_a_cohort_that_is_a_pipe_is_named(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "c.npy")
     with pytest.raises(DataError, match=r"c\.npy: is a named pipe, and a file is needed"):
         read_cohort(tmp_path / "c.npy")
+
+
+@pytest.mark.parametrize("read", [read_kept, lambda path: load_cached(path, {})], ids=["kept", "cache"])
+def test_what_is_kept_is_made_again_where_a_pipe_has_its_name(
+    read: Callable[[Path], object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(tmp_path / "kept.npy")
+    assert read(tmp_path / "kept.npy") is None
+    assert "is a named pipe" in capsys.readouterr().err
 
 
 def test_a_listed_image_that_is_a_pipe_is_a_bad_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

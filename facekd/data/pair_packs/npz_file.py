@@ -18,11 +18,12 @@ from facekd.data.pair_packs.people import contradicted_labels, describe_contradi
 from facekd.errors import DataError
 from facekd.files.npy_files import unpack_npz
 from facekd.files.writing import opened
-from facekd.utils.foreign import reading
+from facekd.utils.foreign import reading, shown
 from facekd.utils.wording import agreeing, counted
 
 FORMAT, VERSION = "facekd-pair-pack", 1
 MAX_UNPACKED_RATIO = 4  # encoded images do not get smaller in a zip
+NEEDED, OPTIONAL = ("format", "version", "data", "offsets", "is_same"), ("fold_of", "subjects")
 
 
 def write_native_pair_pack(target: str | os.PathLike[str] | BinaryIO, pack: PairPack) -> None:
@@ -47,7 +48,7 @@ def write_native_pair_pack(target: str | os.PathLike[str] | BinaryIO, pack: Pair
         arrays["fold_of"] = np.asarray(pack.fold_of, dtype=np.int64)
     if pack.subjects is not None:
         arrays["subjects"] = np.asarray(pack.subjects, dtype=np.str_)
-    _check_shapes(arrays, len(checked), str(target))
+    _check_shapes(arrays, checked.is_same, str(target))
     with opened(target) as stream:
         np.savez(stream, **arrays)  # pyright: ignore[reportArgumentType]
 
@@ -65,32 +66,41 @@ def parse_native_pair_pack(content: bytes, where: str) -> PairPack:
     """
     # Unpack the arrays.
     with reading(where, "a pack of facekd"):
-        arrays = unpack_npz(io.BytesIO(content), where, MAX_UNPACKED_RATIO)
-    # It must be a pack of this version.
-    missing = {"format", "version", "data", "offsets", "is_same"} - arrays.keys()
-    if missing or str(arrays["format"]) != FORMAT:
+        arrays = unpack_npz(io.BytesIO(content), where, MAX_UNPACKED_RATIO, (*NEEDED, *OPTIONAL))
+    # It must be a pack of this version; each of the two is one value.
+    named = arrays.get("format", np.empty(0))
+    if {*NEEDED} - arrays.keys() or named.shape or named.dtype.kind != "U" or named.item() != FORMAT:
         raise DataError(f"{where}: is an archive, but not of verification pairs; expected {FORMAT}")
-    if arrays["version"].ndim or arrays["version"] != VERSION:
-        raise DataError(f"{where}: is a pack of version {arrays['version']}; this facekd reads version {VERSION}")
+    version = arrays["version"]
+    if version.shape or version.dtype.kind not in "iu" or version.item() != VERSION:
+        raise DataError(f"{where}: is a pack of version {shown(version, 60)}; this facekd reads version {VERSION}")
     # Cut the bytes into images.
     data, offsets = arrays["data"], arrays["offsets"]
     is_sound = data.dtype == np.uint8 and data.ndim == 1 and offsets.dtype == np.int64 and offsets.ndim == 1
-    if not is_sound or not len(offsets) or offsets[0] != 0 or offsets[-1] != len(data) or (np.diff(offsets) < 0).any():
+    if (
+        not is_sound
+        or not len(offsets)
+        or offsets[0] != 0
+        or offsets[-1] != len(data)
+        or (offsets[1:] < offsets[:-1]).any()
+    ):
         raise DataError(f"{where}: its offsets do not fit its {counted(data.size, 'byte')} of images; make it again")
     raw = data.tobytes()
     images = [raw[start:stop] for start, stop in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)]
-    pack = validate_pairs((images, arrays["is_same"].reshape(-1).tolist()), where)
-    _check_shapes(arrays, len(pack), where)
+    # Its labels, (N,) or a column (N, 1), and what else it says of the pairs.
+    pack = validate_pairs((images, arrays["is_same"]), where)
+    _check_shapes(arrays, pack.is_same, where)
     return PairPack(pack.images, pack.is_same, arrays.get("subjects"), arrays.get("fold_of"))
 
 
-def _check_shapes(arrays: dict[str, np.ndarray], num_pairs: int, where: str) -> None:
+def _check_shapes(arrays: dict[str, np.ndarray], is_same: np.ndarray, where: str) -> None:
     """Raises unless folds and subjects, if there are any, fit the pairs and their labels."""
+    num_pairs = len(is_same)
     for name, shape, kind in (("fold_of", (num_pairs,), "i"), ("subjects", (num_pairs, 2), "U")):
         array = arrays.get(name)
         if array is not None and (array.shape != shape or array.dtype.kind != kind):
             raise DataError(f"{where}: {name} has shape {array.shape} and type {array.dtype}; expected {shape}")
-    subjects, is_same = arrays.get("subjects"), arrays["is_same"].astype(bool)
+    subjects = arrays.get("subjects")
     if subjects is not None and (odd := contradicted_labels(subjects, is_same)).size:
         raise DataError(
             f"{where}: {odd.size:,} of its {counted(num_pairs, 'label')} "

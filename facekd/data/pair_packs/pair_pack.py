@@ -200,6 +200,8 @@ def _resolved(value: Any, where: str) -> Any:
 
 
 def _describe(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"an array {value.dtype} {value.shape}"
     size = f" of {len(value):,}" if isinstance(value, tuple | list | bytes | str | dict) else ""
     text = f" {value}" if isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 2**63) else ""
     return f"{type(value).__name__}{size}{text}"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from facekd.utils.foreign import shown
 from facekd.utils.wording import counted
 
 FEW_PEOPLE = 10  # genuine pairs of fewer people give no usable interval
@@ -89,4 +90,5 @@ def contradicted_labels(subjects: np.ndarray, is_same: np.ndarray) -> np.ndarray
 def describe_contradiction(subjects: np.ndarray, is_same: np.ndarray, position: int) -> str:
     """Writes one such pair: `pair 7, labelled impostor, compares Bob with Bob`."""
     kind = "genuine" if is_same[position] else "impostor"
-    return f"pair {position}, labelled {kind}, compares {subjects[position, 0]} with {subjects[position, 1]}"
+    first, second = (shown(subject, 60) for subject in subjects[position])
+    return f"pair {position}, labelled {kind}, compares {first} with {second}"

@@ -182,7 +182,7 @@ def read_draws(folder: Path, result: Mapping[str, Any]) -> Draws | None:
         return None
     path = folder / "draws.npz"
     try:
-        arrays = read_npz(path, REMEDY)
+        arrays = read_npz(path, REMEDY, ("eer", "fars", "tar"))
     except FileNotFoundError:
         raise DataError(f"{path}: is gone; {REMEDY}") from None
     # The draws of these results: as many, at these FARs, and with these percentiles.

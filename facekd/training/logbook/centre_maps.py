@@ -87,7 +87,7 @@ def _read(path: Path) -> dict[str, NDArray[np.float64]]:
     Raises:
         DataError: it is damaged, or no such file.
     """
-    found = read_npz(path, REMEDY)
+    found = read_npz(path, REMEDY, SETS)
     maps = {name: found[name] for name in SETS if name in found}
     sizes = {map_.shape for map_ in maps.values()}
     count = len(maps["means"]) if "means" in maps and maps["means"].ndim else 0

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from facekd.errors import DataError
+from facekd.files import array_file
 from facekd.files.array_file import MAGIC, open_arrays, save_arrays
 
 ARRAYS = {
@@ -71,6 +72,21 @@ def test_what_is_cut_or_of_another_kind_is_refused(tmp_path: Path, change, messa
         open_arrays(path)
 
 
+def test_the_arrays_are_those_of_the_file_whose_header_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path)
+    loads = array_file.json.loads
+
+    def replace_and_load(header: bytes) -> object:
+        path.unlink()
+        path.write_bytes(b"another file")
+        return loads(header)
+
+    monkeypatch.setattr(array_file.json, "loads", replace_and_load)
+    np.testing.assert_array_equal(open_arrays(path)[1]["rows"], ARRAYS["rows"])
+
+
 @pytest.mark.parametrize(
     "header",
     [
@@ -80,6 +96,8 @@ def test_what_is_cut_or_of_another_kind_is_refused(tmp_path: Path, change, messa
         b'{"about": {}, "num_bytes": 0, "arrays": {"a": 5}}',
         b'{"about": {}, "num_bytes": 0, "arrays": {"a": {"dtype": "O", "shape": [1], "offset": 0, "crc32": 0}}}',
         b'{"about": {}, "num_bytes": 0, "arrays": {"a": {"dtype": "<f4", "shape": [8], "offset": -32, "crc32": 0}}}',
+        b'{"about": {}, "num_bytes": 0, "arrays": {"a": {"dtype": "<U0", "shape": [4000], "offset": 0, "crc32": 0}}}',
+        b'{"about": {}, "num_bytes": 0, "arrays": {"a": {"dtype": "V0", "shape": [9, 9], "offset": 0, "crc32": 0}}}',
         b'{"about": {}, "num_bytes": 0, "arrays": {"a": {"dtype": "<f4", "shape": [-1], "offset": 0, "crc32": 0}}}',
         b'{"about": {}, "num_bytes": 0, "arrays": {"a": {"dtype": "<f4", "shape": [1' + b"0" * 5000 + b"]}}}",
     ],

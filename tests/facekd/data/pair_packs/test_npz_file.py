@@ -43,6 +43,15 @@ def test_subjects_and_folds_are_kept(tmp_path: Path) -> None:
     [
         ({"format": np.array("other")}, "not of verification pairs"),
         ({"version": np.array(2)}, "version 2"),
+        ({"version": np.array((1, 2), dtype="i4,i4")}, r"version \(1, 2\)"),
+        ({"version": np.array([1])}, r"version \[1\]"),
+        ({"version": np.array("1")}, "version 1;"),
+        ({"format": np.array(["facekd-pair-pack"])}, "not of verification pairs"),
+        ({"format": np.array(b"facekd-pair-pack")}, "not of verification pairs"),
+        ({"is_same": np.array([[True, False]])}, r"is_same is an array bool \(1, 2\)"),
+        ({"is_same": np.array(True)}, r"is_same is an array bool \(\); expected a list"),
+        ({"is_same": np.array([(1, 0), (0, 1)], "i4,i4")}, "label of pair 0 is tuple"),
+        ({"offsets": np.array([0, 2**63 - 1, -2, 12, 13])}, "offsets do not fit"),
         ({"offsets": np.array([0, 3, 2, 12, 13])}, "offsets do not fit"),
         ({"offsets": np.array([0.0, 3, 10, 12, 13])}, "offsets do not fit"),
         ({"is_same": np.array([True])}, "4 images, so 2 pairs, but 1 label"),
@@ -64,6 +73,26 @@ def test_what_does_not_fit_together_is_refused(change: dict[str, np.ndarray], me
     np.savez(tmp_path / "y.npz", **{**arrays, **change})
     with pytest.raises(DataError, match=message):
         read_pair_pack(tmp_path / "y.npz")
+
+
+def test_a_column_of_labels_is_read_and_compared_row_by_row(tmp_path: Path) -> None:
+    write_native_pair_pack(tmp_path / "x.npz", PACK)
+    with np.load(tmp_path / "x.npz") as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    np.savez(tmp_path / "y.npz", **{**arrays, "is_same": arrays["is_same"][:, None]})
+    pack = read_pair_pack(tmp_path / "y.npz")
+    assert pack.is_same.tolist() == [True, False] and pack.subjects is not None
+    with pytest.raises(DataError, match="1 of its 2 labels contradicts its subjects: the first, pair 0"):
+        np.savez(tmp_path / "y.npz", **{**arrays, "is_same": np.array([[0], [0]])})
+        read_pair_pack(tmp_path / "y.npz")
+
+
+def test_the_names_in_a_contradiction_are_cut(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"pair 0, labelled impostor, compares x{30} \.\.\. ") as caught:
+        write_native_pair_pack(
+            tmp_path / "x.npz", PairPack(IMAGES[:2], np.array([False]), np.array([["x" * 9000] * 2]))
+        )
+    assert len(str(caught.value)) < 1000
 
 
 def test_damage_is_found_anywhere(tmp_path: Path) -> None:
