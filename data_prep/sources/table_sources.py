@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,20 @@ def check_tables(*files: str) -> None:
         table = _open(path)
         with reading(path, f"a {path.suffix[1:]} table"):
             table.validate(full=True)
+            _decode_names(table.schema)
+
+
+def _decode_names(fields: Iterable[Any]) -> None:
+    """Has pyarrow decode the names of columns and of the fields in structs, which `validate` does not look at.
+
+    Raises:
+        UnicodeDecodeError: a name is no UTF-8.
+    """
+    from pyarrow import types
+
+    for kind in [field.type for field in fields if field.name is not None]:
+        if types.is_struct(kind):
+            _decode_names(kind.field(number) for number in range(kind.num_fields))
 
 
 def _import_pyarrow(path: Path) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.fuzz.apart_targets import TARGETS as APART
 from tests.fuzz.binary_targets import TARGETS as BINARY
 from tests.fuzz.json_targets import TARGETS as JSON
 from tests.fuzz.model_targets import TARGETS as MODELS
@@ -10,4 +11,4 @@ from tests.fuzz.target import Target
 from tests.fuzz.text_targets import TARGETS as TEXT
 
 TEXT_TARGETS: list[Target] = [*TEXT]  # half of their runs get ASCII alone: much else ends early, as no UTF-8
-TARGETS: list[Target] = [*TEXT_TARGETS, *JSON, *BINARY, *MODELS, *SETS]
+TARGETS: list[Target] = [*TEXT_TARGETS, *JSON, *BINARY, *MODELS, *SETS, *APART]

@@ -17,7 +17,6 @@ import safetensors.torch
 import torch
 
 from data_prep.inspection.identity_findings import load_embeddings
-from data_prep.pairs.agedb import read_agedb_protocol
 from data_prep.sources.image_sources import open_source
 from evaluation.kept_arrays import read_kept, write_kept
 from evaluation.sets.embedding_rows import NpyRows
@@ -196,22 +195,6 @@ def _read_source(path: Path) -> int:
     return sum(len(source.read(image)) for image in range(min(len(source.labels), 20)))
 
 
-def _mat_seeds() -> list[bytes]:
-    from scipy.io import savemat
-
-    def face(name: str) -> np.ndarray:
-        return np.array([[(name, 20)]], dtype=[("name", object), ("age", object)])
-
-    names = np.empty((2, 2), dtype=object)
-    for place, name in zip(np.ndindex(2, 2), ("1_Ann_30", "2_Bob_30", "1_Ann_60", "3_Cid_60"), strict=True):
-        names[place] = face(name)
-    cell = np.empty((1, 1), dtype=object)
-    cell[0, 0] = np.array([[(names, np.array([[1.0, -1.0]]))]], dtype=[("faces", object), ("labels", object)])
-    stream = io.BytesIO()
-    savemat(stream, {"splits": cell})
-    return [stream.getvalue()]
-
-
 TEACHER_ROWS = (np.arange(3 * 2 * 4) + 1).astype("<f2").reshape(3, 2, 4)
 TEACHER_TRAILER: dict[str, Any] = {
     "format": "facekd-teacher-cache",
@@ -355,7 +338,6 @@ TARGETS = [
     Target("npy_rows", "embeddings.npy", lambda path: NpyRows(path, None, False, 4).read(0, 4), _npy_seeds),
     Target("npy_kept", "kept.npy", read_kept, _kept_seeds, _check_kept),
     Target("tar", "train.tar", _read_source, tar_seeds),
-    Target("mat", "agedb.mat", read_agedb_protocol, _mat_seeds, copies=2),
     Target("teacher_cache", "teacher.cache", _read_teacher, _teacher_seeds, _check_teacher),
     Target("teacher_trailer", "teacher.cache", _read_changed_teacher, lambda: [b""], max_len=9),
     Target("checkpoint_leaf", "model.pt", _read_changed_checkpoint, lambda: [b""], copies=20, max_len=9),

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 from data_prep.sources.image_sources import open_source
 from evaluation.sets.given_embeddings import read_named_embeddings
@@ -45,17 +44,6 @@ def _read_tar_with_right_sums(path: Path) -> list[bytes]:
             content[start + 148 : start + 156] = b"%06o\0 " % sum(content[start : start + 512])
     path.write_bytes(content)
     return _read_source(path)
-
-
-def _table_seeds() -> list[bytes]:
-    pyarrow = pytest.importorskip("pyarrow", reason="reading tables needs the optional package pyarrow")
-    struct = pyarrow.StructArray.from_arrays([[encoded(".png")] * 2, pyarrow.nulls(2)], ["bytes", "path"])
-    names = pyarrow.array(["bob", "ada"]).dictionary_encode()
-    table = pyarrow.Table.from_arrays([struct, names, pyarrow.nulls(2)], names=["image", "label", "image2"])
-    sink = pyarrow.BufferOutputStream()
-    with pyarrow.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    return [sink.getvalue().to_pybytes()]
 
 
 def _check_images(content: bytes, images: list[bytes]) -> None:
@@ -116,7 +104,6 @@ def _check_cifar(_: bytes, found: Any) -> None:
 
 TARGETS = [
     Target("tar_sums", "train.tar", _read_tar_with_right_sums, _tar_seeds, _check_images),
-    Target("table", "train.arrow", _read_source, _table_seeds, copies=0),
     Target("given_npz", "given.npz", lambda path: read_named_embeddings(path, False), _given_seeds, _check_given),
     Target("cifar", "train", _read_cifar, _cifar_seeds, _check_cifar, _prepare_cifar, 10, is_named=False),
 ]

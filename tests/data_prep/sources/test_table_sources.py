@@ -143,6 +143,15 @@ def test_a_damaged_file_ends_in_a_sentence_with_its_name_although_it_crashes_the
         TableSource([whole, damaged])
 
 
+@pytest.mark.parametrize("name", ["imAge", "fiEld"])
+def test_names_that_are_no_text_end_in_a_sentence_with_the_file(tmp_path: Path, name: str) -> None:
+    image = [{"bytes": b"x", "fiEld": 1}]
+    path = write(tmp_path / "a.arrow", {"imAge": image, "image": image, "label": [0]})
+    path.write_bytes(path.read_bytes().replace(name.encode(), name.replace(name[2], "\xff").encode("latin-1")))
+    with pytest.raises(DataError, match=r"a\.arrow: .*UnicodeDecodeError"):
+        TableSource([path])
+
+
 @pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
 def test_a_file_that_is_cut_is_named(tmp_path: Path, suffix: str) -> None:
     path = write(tmp_path / f"a{suffix}", {"image": [b"a" * 500] * 4, "label": [0, 1, 0, 1]})
