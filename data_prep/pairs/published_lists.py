@@ -14,6 +14,7 @@ from data_prep.pairs.pair_list import PairList
 from data_prep.sources.image_lists import AGEDB_NAME
 from facekd.errors import DataError
 from facekd.files.reading import read_text_file, require_regular_file
+from facekd.utils.foreign import shown
 from facekd.utils.wording import counted
 
 LFW_NAME = re.compile(r"(?P<who>.+)_\d+")
@@ -166,7 +167,8 @@ def _read_cfp(path: Path, layout: str) -> PairList:
                     names.append((first[i], second[j]))
                 except (ValueError, KeyError):
                     raise DataError(
-                        f"{folder / file}, line {number}: {line!r}; expected `i,j`, numbers of the lists of images"
+                        f"{folder / file}, line {number}: '{shown(line)}'; expected `i,j`, numbers of the lists of "
+                        "images"
                     ) from None
                 is_same.append(same)
                 fold_of.append(fold)
@@ -182,7 +184,7 @@ def _read_cfp_images(path: Path) -> dict[int, str]:
         if not columns:
             continue
         if len(columns) != 2 or not _is_count(columns[0]):
-            raise DataError(f"{path}, line {number}: {line!r}; expected a number and the path of an image")
+            raise DataError(f"{path}, line {number}: '{shown(line)}'; expected a number and the path of an image")
         parts = PurePosixPath(columns[1]).parts
         images[int(columns[0])] = "/".join(parts[-3:])  # PERSON/frontal/01.jpg
     return images

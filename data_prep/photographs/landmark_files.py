@@ -10,6 +10,7 @@ import numpy as np
 from facekd.errors import DataError
 from facekd.files.reading import read_text_file
 from facekd.images.alignment import NUM_LANDMARKS
+from facekd.utils.foreign import shown
 from facekd.utils.wording import counted
 
 NUM_VALUES = 2 * NUM_LANDMARKS
@@ -48,12 +49,12 @@ def read_landmarks(path: Path) -> dict[str, GivenLandmarks]:
                 f"{path}, line {number}: {line[:100]!r} ends in {counted(len(values), 'number')}; {EXPECTED}"
             )
         if not np.isfinite(values).all():
-            raise DataError(f"{path}, line {number}: a coordinate of {name} is not finite")
+            raise DataError(f"{path}, line {number}: a coordinate of {shown(name)} is not finite")
 
         # `./a.jpg` and `a.jpg` are one image.
         name = str(PurePosixPath(name))
         if name in found:
-            raise DataError(f"{path}, line {number}: {name} has landmarks already; give one face per image")
+            raise DataError(f"{path}, line {number}: {shown(name)} has landmarks already; give one face per image")
         landmarks = np.array(values[:NUM_VALUES]).reshape(NUM_LANDMARKS, 2)
         found[name] = GivenLandmarks(landmarks, values[NUM_VALUES] if len(values) > NUM_VALUES else None)
     if not found:

@@ -15,6 +15,7 @@ from facekd.data.datasets.record_pack import RecordPack
 from facekd.errors import DataError
 from facekd.files.reading import read_text_file
 from facekd.images.image_files import Reason, list_by_folder
+from facekd.utils.foreign import shown
 from facekd.utils.wording import counted
 
 AGEDB_NAME = re.compile(r"\d+_(?P<who>.+)_(?P<age>\d+)_(?P<sex>[mfMF])")
@@ -120,22 +121,28 @@ def read_lst_and_kind(path: Path) -> tuple[list[ListedImage], str]:
             )
         # Labels are whole numbers, though they may be written as 3.0.
         if not _is_number(label) or float(label) < 0 or not float(label).is_integer():
-            raise DataError(f"{path}, line {number}: label {label!r} of {name} is no whole number from 0")
-        value = check_label(int(float(label)), f"{path}, line {number}: {name}")
+            raise DataError(f"{path}, line {number}: label '{shown(label)}' of {shown(name)} is no whole number from 0")
+        value = check_label(int(float(label)), f"{path}, line {number}", name)
         images.append(ListedImage(name, value, int(columns[0]) if found == "im2rec" and _is_key(columns[0]) else None))
     if not images:
         raise DataError(f"{path} lists no images")
     return images, str(kind)
 
 
-def check_label(label: int, where: str) -> int:
+def check_label(label: int, where: str, name: str = "") -> int:
     """Returns a label unless it is negative, or so large that two of them could become one number.
+
+    Args:
+        label: the label.
+        where: the file, and perhaps the line, for the message.
+        name: the image, for the message; shown only there, which would take long for every line.
 
     Raises:
         DataError: the label is outside 0 to 2^53 - 1, up to which a float64 holds every whole number.
     """
     if not 0 <= label <= LARGEST_LABEL:
-        raise DataError(f"{where} has label {label}; labels are whole numbers from 0 to {LARGEST_LABEL}")
+        where = f"{where}: {shown(name)}" if name else where
+        raise DataError(f"{where} has label {shown(label)}; labels are whole numbers from 0 to {LARGEST_LABEL}")
     return label
 
 
@@ -165,8 +172,9 @@ def check_one_label(images: list[ListedImage], source: Path) -> list[ListedImage
     if contradictions:
         first = contradictions[0]
         raise DataError(
-            f"{source}: {first.name!r} is listed with label {label_of[first.name]} and with label {first.label}, so "
-            f"one of them is wrong ({counted(len(contradictions), 'such line')}); take the wrong lines out"
+            f"{source}: '{shown(first.name)}' is listed with label {label_of[first.name]} and with label "
+            f"{first.label}, so one of them is wrong ({counted(len(contradictions), 'such line')}); take the wrong "
+            "lines out"
         )
     return images
 
@@ -178,7 +186,7 @@ def check_name(name: str) -> None:
         DataError: the name has a tab or a line break.
     """
     if any(character in name for character in "\t\n\r"):
-        raise DataError(f"{name!r}: names with tabs or line breaks do not fit a .lst; rename the image")
+        raise DataError(f"'{shown(name)}': names with tabs or line breaks do not fit a .lst; rename the image")
 
 
 def renumber(images: list[ListedImage]) -> list[ListedImage]:
@@ -228,11 +236,11 @@ def names_from_lst(pack: RecordPack, lst_path: Path) -> list[str]:
         name, label = listed[line].name, listed[line].label
         if labels[image] not in (label, -1):
             raise DataError(
-                f"{lst_path} gives {name} label {label}, and record {pack.image_keys[image]} has {labels[image]}"
+                f"{lst_path} gives {shown(name)} label {label}, and record {pack.image_keys[image]} has {labels[image]}"
             )
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts:
-            raise DataError(f"{lst_path} has the name {name!r}, which leads out of the output folder")
+            raise DataError(f"{lst_path} has the name '{shown(name)}', which leads out of the output folder")
         names.append(name)
         places.add(str(path))
     if len(places) != len(names):
@@ -262,7 +270,8 @@ def labels_from_key_list(pack: RecordPack, path: Path) -> tuple[np.ndarray, list
                 "record, and the image with the folder of the person"
             )
         if path_of.setdefault(int(key), name) != name:
-            raise DataError(f"{path}, line {number}: record {key} is {name}, and {path_of[int(key)]} in a line before")
+            before = shown(path_of[int(key)])
+            raise DataError(f"{path}, line {number}: record {key} is {shown(name)}, and {before} in a line before")
 
     # Each image of the pack must have one.
     keys = pack.image_keys.tolist()

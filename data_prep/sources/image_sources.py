@@ -286,7 +286,7 @@ def read_tsv(path: Path) -> list[ListedImage]:
     if not rows:
         raise DataError(f"{path} lists no images")
     if all(label.isascii() and label.isdigit() and len(label) <= MAX_DIGITS for _, label in rows):
-        return [ListedImage(name, check_label(int(label), f"{path}: {name}")) for name, label in rows]
+        return [ListedImage(name, check_label(int(label), str(path), name)) for name, label in rows]
     numbers = {label: number for number, label in enumerate(sorted({label for _, label in rows}))}
     return [ListedImage(name, numbers[label]) for name, label in rows]
 

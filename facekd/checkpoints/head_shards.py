@@ -208,7 +208,7 @@ def read_rows(path: Path, stored: HeadShards, shards: ClassShards | None = None)
     except Exception as error:  # safetensors has its own errors, which torch wraps in others
         if is_lost_peer(error):
             raise  # the checkpoint is not at fault
-        place = path.with_name(stored.folder)
+        place = path.with_name(shown(stored.folder))
         raise CheckpointError(f"{place}: damaged: {shown(_last_line(error))}") from error
     return rows
 

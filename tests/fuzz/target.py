@@ -17,6 +17,8 @@ from typing import Any
 
 from facekd.errors import FacekdError
 
+LONGEST_ERROR = 1000  # characters that people read
+
 
 @dataclass(frozen=True)
 class Target:
@@ -75,6 +77,7 @@ class TargetRunner:
         except FacekdError as error:
             # What a terminal would obey is escaped where errors are printed; which file it was must be said.
             assert str(error).strip(), "an error without a message"
+            assert len(str(error)) < LONGEST_ERROR, f"an error of {len(str(error)):,} characters: {str(error)[:300]}"
             assert not self.target.is_named or path.name in str(error), f"does not name the file: {error}"
             return False
         except OSError as error:
