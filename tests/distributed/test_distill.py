@@ -45,6 +45,7 @@ def test_memories_and_centres_on_two_processes(runs: Runs) -> None:
     assert ((extras["centres"] - head_of(runs.of("teacher", 2))).norm(dim=1) > 0).all()
 
 
+@pytest.mark.slow
 def test_the_command_distils_under_a_launcher(runs: Runs, tmp_path: Path) -> None:
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "facekd", "distill")
     words = train_arguments(tmp_path / "run", *taught(runs.of("teacher", 2), "both-heads"))

@@ -32,7 +32,6 @@ from tests.distributed.runs import (
     OPTIMIZERS,
     PATIENCE,
     SHARDED,
-    STARTS,
     TRAIN,
     UNEVEN,
     Runs,
@@ -81,7 +80,7 @@ def test_two_processes_with_shards_equal_one_with_the_whole(runs: Runs, tmp_path
     assert_same_run(runs.of("gentle", 2), tmp_path / "one")
 
 
-@pytest.mark.parametrize("name", STARTS)
+@pytest.mark.parametrize("name", [pytest.param("frozen", marks=pytest.mark.slow), "warmed-up"])
 def test_two_processes_start_from_weights_as_one_does(name: str, runs: Runs, tmp_path: Path) -> None:
     two = runs.of(name, 2)
     run_alone(train_arguments(tmp_path / "one", *started(runs.folder, name), "--batch_size_per_rank", "6"))

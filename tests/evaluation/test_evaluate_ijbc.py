@@ -108,7 +108,7 @@ def test_presets_score_as_their_tools(evaluate, preset):
     np.testing.assert_allclose(evaluate.scores(), naive_scores(layout, naive_templates(layout, *switches)), atol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("dtype", [pytest.param(np.float32, marks=pytest.mark.slow), np.float16])
 def test_keeping_norms_that_are_all_1_is_said_to_do_nothing(evaluate, capsys, dtype):
     layout = make_layout(0)
     for part in (layout.plain, layout.mirrored):

@@ -84,7 +84,7 @@ def test_embeddings_are_the_embedders_to_the_bit(
 
 
 @pytest.mark.parametrize("flip", FLIPS)
-@pytest.mark.parametrize("size", [24, 48])
+@pytest.mark.parametrize("size", [24, pytest.param(48, marks=pytest.mark.slow)])
 def test_images_of_another_size_are_resized_as_the_embedder_does(flip: str, size: int, model: Path) -> None:
     batch = make_batch(FLIPS[flip], size)
     teacher = open_live(TeacherConfig(model=str(model), resize=True), size)

@@ -571,7 +571,11 @@ def test_validators_are_called_logged_and_choose_the_best(tiny_config: Configure
 
 @pytest.mark.parametrize(
     "overrides",
-    [{"precision": "bf16"}, {"optimizer__name": "adamw", "schedule__lr": 0.001}, {"channels_last": "false"}],
+    [
+        {"precision": "bf16"},
+        pytest.param({"optimizer__name": "adamw", "schedule__lr": 0.001}, marks=pytest.mark.slow),
+        pytest.param({"channels_last": "false"}, marks=pytest.mark.slow),
+    ],
 )
 def test_variants_learn(tiny_config: Configure, overrides: dict[str, object]) -> None:
     config = tiny_config(images=360, **overrides)
