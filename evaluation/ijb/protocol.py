@@ -27,6 +27,7 @@ from facekd.images.alignment import align
 from facekd.images.decoding import decode_rgb
 from facekd.images.image_files import read_image_file
 from facekd.utils.foreign import shown
+from facekd.utils.text_arrays import require_even_arrays
 from facekd.utils.wording import agreeing, counted
 
 __all__ = ["TARGETS", "DataError", "IjbProtocol", "SubjectTemplates", "Target", "load_protocol"]
@@ -237,7 +238,7 @@ def _parse(files: Mapping[str, Path]) -> tuple[dict[str, Any], dict[str, np.ndar
         first, second, is_same = read_pairs(files["pairs"])
     # Images: the template list names them, the list of landmarks describes them.
     arrays: dict[str, np.ndarray] = {}
-    images, names, remarks = _join_names(listed, values, face_names)
+    images, names, remarks = _join_names(listed, values, face_names, files["faces"])
     arrays["image_names"] = names
     arrays["landmarks"] = values[:, :10].astype(np.float32).reshape(-1, 5, 2)
     arrays["detection_scores"] = values[:, 10].copy()
@@ -264,15 +265,16 @@ def _parse(files: Mapping[str, Path]) -> tuple[dict[str, Any], dict[str, np.ndar
 
 
 def _join_names(
-    listed: np.ndarray, values: np.ndarray, face_names: np.ndarray
+    listed: np.ndarray, values: np.ndarray, face_names: np.ndarray, path: Path
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Returns (image of each face, names of all images, remarks)."""
+    """Returns (image of each face, names of all images, remarks); `path` is for messages."""
     remarks: list[str] = []
     order = np.argsort(listed, kind="stable")
     known = listed[order]
     repeated = bool((known[1:] == known[:-1]).any())
     if not repeated and np.array_equal(listed, face_names):  # as releases are: the lists agree line by line
         return np.arange(len(listed)), listed, remarks
+    require_even_arrays([listed, face_names], path)
     # How many listed lines each face's name has, and the first of them.
     left = np.searchsorted(known, face_names, "left")
     count = np.searchsorted(known, face_names, "right") - left
@@ -306,9 +308,14 @@ def _tell_repeated_names(
     images: np.ndarray,
 ) -> list[str]:
     """Decides, in `images`, which line a face means if its name has several; returns remarks on what was done."""
+    # The faces name by name; a stranger's list may repeat every name.
+    several = np.flatnonzero(count > 1)
+    if not several.size:
+        return []
+    several = several[np.argsort(face_names[several], kind="stable")]
+    begins = np.flatnonzero(face_names[several[1:]] != face_names[several[:-1]]) + 1
     alike = by_turn = unclear = 0
-    for name in np.unique(face_names[count > 1]):
-        faces = np.flatnonzero(face_names == name)
+    for faces in np.split(several, begins):
         lines = order[left[faces[0]] : left[faces[0]] + count[faces[0]]]
         if (values[lines] == values[lines[0]]).all():
             alike += 1  # `images` holds the first line already

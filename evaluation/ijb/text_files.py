@@ -20,6 +20,7 @@ from facekd.errors import DataError
 from facekd.utils.decimal_digits import DIGITS_IN_A_WORD, each_byte, numbers_of_words
 from facekd.utils.foreign import shown
 from facekd.utils.processes.children import usable_cores
+from facekd.utils.text_arrays import require_room
 from facekd.utils.wording import counted
 
 BYTES_CHUNK = 1 << 20
@@ -65,16 +66,20 @@ def read_named_numbers(path: str | os.PathLike[str], num_values: int, dtype: Any
         names: bytes (N,); values (N, num_values) of `dtype`.
 
     Raises:
-        DataError: an empty file, or a line with more or fewer values, or with anything but numbers.
+        DataError: an empty file, a line with more or fewer values, or with anything but numbers, or one name among many
+            that is so long that an array of all would exhaust the memory.
     """
     kind = np.dtype(dtype)
-    parts = list(
-        _parse_runs(
-            Path(path),
-            lambda text: _parse_tidy_named(text, num_values, kind),
-            lambda text: _parse_named(text, num_values, kind),
-        )
-    )
+    path, parts, count, longest = Path(path), [], 0, b""
+    for part in _parse_runs(
+        path,
+        lambda text: _parse_tidy_named(text, num_values, kind),
+        lambda text: _parse_named(text, num_values, kind),
+    ):
+        parts.append(part)
+        # All names get the room of the longest.
+        count, longest = count + len(part[0]), max(longest, part[0][np.char.str_len(part[0]).argmax()], key=len)
+        require_room(longest, count, path.stat().st_size, path)
     if not parts:
         raise DataError(f"{path}: is empty; expected lines of a name and {counted(num_values, 'number')}")
     names, values = (np.concatenate(columns) for columns in zip(*parts, strict=True))

@@ -17,7 +17,7 @@ from evaluation.protocols.listed_set import NO_ENTRIES, Entries, ListedSet, chec
 from facekd.errors import DataError
 from facekd.files.reading import read_text_file
 from facekd.utils.foreign import reading, shown, some_of
-from facekd.utils.text_arrays import text_array
+from facekd.utils.text_arrays import join_text_arrays, text_array
 
 COLUMNS = ("TEMPLATE_ID", "SUBJECT_ID", "FILENAME")
 
@@ -45,15 +45,15 @@ def load_ijbs(root: Path) -> ListedSet:
     shared = set.intersection(*people) if len(people) > 1 else set()
     remarks = (f"people in every gallery: {len(shared):,}, the first {some_of(sorted(shared))}",) if shared else ()
     names = [f"images/{name}" for name in number]
-    return ListedSet("ijbs", root, names, galleries, _joined(parts), remarks=remarks)
+    return ListedSet("ijbs", root, names, galleries, _joined(parts, root), remarks=remarks)
 
 
-def _joined(parts: list[Entries]) -> Entries:
+def _joined(parts: list[Entries], root: Path) -> Entries:
     """Returns the entries of several tables as those of one."""
     whole = NO_ENTRIES
     for part in parts:
         whole = Entries(
-            np.concatenate([whole.subjects, part.subjects]),
+            join_text_arrays([whole.subjects, part.subjects], root),
             np.concatenate([whole.images, part.images]),
             np.concatenate([whole.of_entry, part.of_entry + len(whole)]),
         )

@@ -13,6 +13,7 @@ from evaluation.protocols.listed_set import Entries, ImagePairs, ListedSet
 from evaluation.protocols.set_embeddings import DistractorRows, SetEmbeddings
 from evaluation.protocols.stranger_pairs import measure_against_strangers
 from facekd.errors import DataError, InputError
+from facekd.utils.text_arrays import join_text_arrays
 from facekd.verification.measures import add_intervals, measure_verification, notes_on_ties, verification_curves
 from facekd.verification.search.block_search import HeldRows, Others, find_mates, rank_mates
 from facekd.verification.search.identification import (
@@ -105,7 +106,8 @@ def _search(
     listed: ListedSet, kind: Kind, embeddings: SetEmbeddings, probes: np.ndarray, name: str, gallery: Entries
 ) -> tuple[SearchResult, ProbePeople, np.ndarray | None]:
     """Searches one gallery; returns the result, who the probes are of, and average precisions if they are measured."""
-    subjects = np.unique(np.concatenate([gallery.subjects, listed.probes.subjects]), return_inverse=True)[1]
+    together = join_text_arrays([gallery.subjects, listed.probes.subjects], listed.root)
+    subjects = np.unique(together, return_inverse=True)[1]
     of_gallery, of_probes = subjects[: len(gallery)], subjects[len(gallery) :]
     entries = probes if listed.leave_one_out else embeddings.of_entries(gallery)
     mates = find_mates(probes, of_probes, entries, of_gallery)

@@ -15,6 +15,7 @@ from evaluation.protocols.listed_set import NOBODY, Entries, ImagePairs, ListedS
 from evaluation.protocols.mat_lists import named_ids, read_mat_lists
 from facekd.errors import DataError
 from facekd.utils.foreign import shown, some_of
+from facekd.utils.text_arrays import text_array
 from facekd.utils.wording import agreeing, counted
 
 IDENTIFICATION, VERIFICATION = "Face_Identification_Test_Set", "Face_Verification_Test_Set"
@@ -108,7 +109,7 @@ def _pairs(root: Path, lists: list[dict[str, list[Any]]], paths: list[Path], nam
     is_same = np.arange(len(pairs)) < len(lists[0]["positive_pairs_names"]) // 2
     images = sorted({name for pair in pairs for name in pair})
     check_names(paths[0], images)
-    people = np.array([[str(_person(name)) for name in pair] for pair in pairs], dtype=np.str_).reshape(-1, 2)
+    people = text_array([str(_person(name)) for pair in pairs for name in pair], paths[0].parent).reshape(-1, 2)
     wrong = np.flatnonzero((people[:, 0] == people[:, 1]) != is_same)
     if wrong.size:
         first, second = pairs[wrong[0]]

@@ -17,6 +17,7 @@ from facekd.errors import DataError, InputError
 from facekd.files.reading import read_text_file, sha256_of_file
 from facekd.files.unchanged import unchanged
 from facekd.utils.foreign import shown
+from facekd.utils.text_arrays import text_array
 from facekd.utils.wording import counted
 from facekd.verification.kfold import FoldKind, choose_folds
 from facekd.verification.label_consistency import contradicted_impostors
@@ -73,7 +74,8 @@ class PairSet:
         """Counts the subjects that occur in several folds: 0 in LFW's own protocol, None if names are not known."""
         if self.subjects is None:
             return None
-        pairs = np.column_stack([self.subjects.reshape(-1), np.repeat(self.fold_of, 2).astype(str)])
+        codes = np.unique(self.subjects, return_inverse=True)[1].reshape(-1)
+        pairs = np.column_stack([codes, np.repeat(self.fold_of, 2)])
         _, counts = np.unique(np.unique(pairs, axis=0)[:, 0], return_counts=True)
         return int((counts > 1).sum())
 
@@ -232,8 +234,8 @@ def read_subjects(path: str | os.PathLike[str], is_same: np.ndarray, pack_path: 
                 f"{path}: line {number} is a pair of {shown(first)} and {shown(second)}, labelled {kind}; the "
                 "subject is the folder part of the name: correct the name or the label"
             )
-        subjects.append((first, second))
-    return np.array(subjects)
+        subjects += first, second
+    return text_array(subjects, path).reshape(-1, 2)
 
 
 def read_image_names(path: str | os.PathLike[str]) -> list[str]:

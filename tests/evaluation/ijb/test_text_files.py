@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from evaluation.ijb import text_files as ijb_text
 from evaluation.ijb.text_files import read_named_numbers, read_template_subjects
 from facekd.errors import DataError
+from facekd.utils import text_arrays
 
 NAMES = st.sampled_from(["1.jpg", "12345678.png", "a/b-c.jpg", "two.dots.jpg", "none", "x" * 70 + ".jpg", "é.jpg"])
 DECIMALS = st.one_of(
@@ -89,3 +92,15 @@ def test_template_subjects_by_the_names_of_the_columns(tmp_path, quote, ending, 
     assert templates.dtype == subjects.dtype == np.int64
     np.testing.assert_array_equal(templates, values[:, template])
     np.testing.assert_array_equal(subjects, values[:, subject])
+
+
+def test_one_long_name_among_many_is_refused_while_the_file_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_arrays, "FREE_BYTES", 1 << 20)
+    path = tmp_path / "faces.txt"
+    path.write_text("a 1 2\n" * 10_000 + f"{'b' * 500} 1 2\n")
+    with pytest.raises(DataError, match=r"faces\.txt: a name in it has 500 characters, .* 10,001 names"):
+        read_named_numbers(path, 2, np.int64)
+    path.write_text("a 1 2\n" * 10_000 + f"{'b' * 100} 1 2\n")
+    assert len(read_named_numbers(path, 2, np.int64)[0]) == 10_001
