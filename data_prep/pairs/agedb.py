@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from facekd.utils.foreign import shown
 from facekd.utils.processes.apart import run_apart
 from facekd.utils.wording import agreeing, counted
 
+MOST_PAIRS = 60_000
 STRUCTURE = (
     "expected `splits`, a cell of folds, each a struct of a 2 x N cell of faces (a struct of name and age) and N "
     "labels, 1 for one person and -1 for two"
@@ -39,7 +41,7 @@ def read_agedb_protocol(path: Path) -> PairList:
     # scipy parses .mat files in C, where a damaged one can crash the process.
     require_regular_file(path)
     path.stat()  # a missing file is the system's own error
-    rows = run_apart(__name__, "parse_protocol", [str(path)], "a protocol of AgeDB")
+    rows = run_apart(__name__, "parse_protocol", [str(path)], "a protocol of AgeDB", is_right=_are_rows)
     if not rows:
         raise DataError(f"{path}: holds no pairs: {STRUCTURE}")
     names = [(first, second) for first, second, _, _ in rows]
@@ -57,6 +59,14 @@ def read_agedb_protocol(path: Path) -> PairList:
             f"{names[first][1]}, which is {1 if is_same[first] else -1}; the file is damaged, or of another kind"
         )
     return PairList(names, np.array(is_same), np.array(fold_of), "agedb", subjects)
+
+
+def _are_rows(value: Any) -> bool:
+    """Tells whether a value is what `parse_protocol` returns."""
+    return isinstance(value, list) and all(
+        isinstance(row, list) and [type(field) for field in row] == [str, str, bool, int] and 0 <= row[3] < MOST_PAIRS
+        for row in value
+    )
 
 
 def parse_protocol(file: str) -> list[tuple[str, str, bool, int]]:
@@ -84,6 +94,8 @@ def parse_protocol(file: str) -> list[tuple[str, str, bool, int]]:
             faces, labels = _only(cell)[0], np.asarray(_only(cell)[1], dtype=np.float64).ravel()
             if faces.ndim != 2 or faces.shape != (2, len(labels)) or not np.isin(labels, (-1, 1)).all():
                 raise ValueError(f"faces of shape {faces.shape} and {counted(len(labels), 'label')}")
+            if len(rows) + len(labels) > MOST_PAIRS:
+                raise ValueError(f"more than {MOST_PAIRS:,} pairs in all, where AgeDB has 6,000")
             for pair, label in enumerate(labels.tolist()):
                 rows.append((_name(faces[0, pair]), _name(faces[1, pair]), label == 1, fold))
         except (IndexError, TypeError, ValueError, AttributeError) as error:

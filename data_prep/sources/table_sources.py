@@ -19,6 +19,7 @@ from facekd.utils.processes.apart import run_apart
 from facekd.utils.wording import counted
 
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img", "jpg", "bytes"), ("label", "labels", "identity", "id", "cls")
+MOST_TIMES, SMALL_TABLE = 8, 1 << 26  # bytes of the values: so many times the file's, and some
 FILES_AT_ONCE = 500  # that a process checks: their paths are words of a command
 
 
@@ -107,7 +108,7 @@ def check_tables(*files: str) -> None:
     """Reads all values of tables, and checks the offsets inside; called in a process of its own.
 
     Raises:
-        DataError: a file is damaged.
+        DataError: a file is damaged, or its values take far more memory than its own bytes.
     """
     for file in files:
         path = Path(file)
@@ -115,6 +116,13 @@ def check_tables(*files: str) -> None:
         with reading(path, f"a {path.suffix[1:]} table"):
             table.validate(full=True)
             _decode_names(table.schema)
+        # The reader gives each row its value, also where a packed file has it once.
+        most = SMALL_TABLE + MOST_TIMES * path.stat().st_size
+        if table.nbytes > most:
+            raise DataError(
+                f"{path}: its values take {counted(table.nbytes, 'byte')}, and those of a file of this size at most "
+                f"{most:,}: made to exhaust the memory, or packed far better than images can be"
+            )
 
 
 def _decode_names(fields: Iterable[Any]) -> None:

@@ -12,6 +12,8 @@ from facekd.files.reading import require_regular_file
 from facekd.utils.foreign import shown, some_of
 from facekd.utils.processes.apart import run_apart
 
+MOST_VALUES = 1_000_000  # names and numbers of a file
+
 
 def read_mat_lists(paths: Sequence[Path]) -> list[dict[str, list[Any]]]:
     """Reads all lists of names and of whole numbers, by the name of the variable.
@@ -29,7 +31,20 @@ def read_mat_lists(paths: Sequence[Path]) -> list[dict[str, list[Any]]]:
         require_regular_file(path)
         if not path.is_file():
             raise DataError(f"{path}: is missing, one of the lists of the set; unpack the set again")
-    return run_apart(__name__, "parse_mat_lists", [str(path) for path in paths], "a .mat file of lists")
+    return run_apart(
+        __name__,
+        "parse_mat_lists",
+        [str(path) for path in paths],
+        "a .mat file of lists",
+        is_right=lambda value: isinstance(value, list) and len(value) == len(paths) and all(map(_are_lists, value)),
+    )
+
+
+def _are_lists(value: Any) -> bool:
+    """Tells whether a value is what `parse_mat_lists` returns for a file."""
+    return isinstance(value, dict) and all(
+        isinstance(listed, list) and all(type(entry) in (str, int) for entry in listed) for listed in value.values()
+    )
 
 
 def parse_mat_lists(*files: str) -> list[dict[str, list[Any]]]:
@@ -42,10 +57,13 @@ def _parse(path: Path) -> dict[str, list[Any]]:
 
     try:
         found = loadmat(io.BytesIO(path.read_bytes()))
-        lists = {}
+        lists, left = {}, MOST_VALUES
         for name, array in found.items():
             if name.startswith("__"):
                 continue
+            left -= array.size
+            if left < 0:
+                raise DataError(f"{path}: holds more than {MOST_VALUES:,} values; the largest set has 153,428 names")
             # A cell array holds an array of one text in each cell; MATLAB's numbers may be floats.
             cells = array.ravel()
             if array.dtype.kind == "O":
@@ -55,6 +73,8 @@ def _parse(path: Path) -> dict[str, list[Any]]:
             elif array.dtype.kind in "iuf" and (array == array.astype("int64")).all():
                 lists[name] = cells.astype("int64").tolist()
         return lists
+    except DataError:
+        raise
     except NotImplementedError:
         raise DataError(f"{path}: is a .mat file of version 7.3; save it as -v7 in Matlab or Octave") from None
     except (Exception, MemoryError) as error:  # a damaged file can make the reader fail in any way

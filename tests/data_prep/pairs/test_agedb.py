@@ -6,6 +6,7 @@ protocol rely on (see `agedb_pairs`).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,11 +16,13 @@ import pytest
 from scipy.io import savemat
 
 from data_prep import convert_records, make_pair_set, pack_records, unpack_records
+from data_prep.pairs.agedb import read_agedb_protocol
 from data_prep.pairs.published_lists import read_pair_list
 from data_prep.sources.image_lists import list_folder
 from facekd.data.datasets.record_pack import open_record_pack
 from facekd.data.pair_packs.reading import read_pair_pack
 from facekd.errors import DataError
+from facekd.utils.processes import apart
 
 Run = Callable[..., tuple[int, str, str]]
 NAMES = [f"{number}_{who}_{age}_f" for number, (who, age) in enumerate([("Maria", 35), ("Zoe", 61), ("Ada", 4)] * 4)]
@@ -150,3 +153,15 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
         read_pair_list(path)
     with pytest.raises(FileNotFoundError):
         read_pair_list(tmp_path / "absent.mat")
+
+
+@pytest.mark.parametrize(
+    "rows", [None, {}, [5], [["a", "b", True]], [["a", "b", 1, 0]], [["a", "b", True, -1]], [["a", "b", True, 10**30]]]
+)
+def test_what_a_process_returns_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: object) -> None:
+    """As of one that the protocol has taken over."""
+    printed = json.dumps({"value": rows})
+    monkeypatch.setattr(apart, "START_MODULE", ("/bin/sh", "-c", 'printf %s "$0"', printed))
+    (tmp_path / "x.mat").touch()
+    with pytest.raises(DataError, match=r"x\.mat: cannot be read as a protocol of AgeDB: its parser returned"):
+        read_agedb_protocol(tmp_path / "x.mat")

@@ -176,3 +176,15 @@ def test_flipped_bytes_are_read_or_refused(tmp_path: Path) -> None:
             assert len([source.read(row) for row in range(len(source.labels))]) == len(source.labels)
         except DataError as refused:
             assert path.name in str(refused)
+
+
+def test_an_image_that_a_packed_file_has_once_for_many_rows_is_refused(tmp_path: Path) -> None:
+    """A dictionary of one value: 120 kB that are 96 MB in memory, and could be 4 GB."""
+    import pyarrow.parquet
+
+    path = tmp_path / "a.parquet"
+    rows = {"image": [bytes(range(240)) * 500] * 800, "label": list(range(800))}
+    pyarrow.parquet.write_table(pyarrow.table(rows), path)
+    assert path.stat().st_size < 200_000
+    with pytest.raises(DataError, match=r"a\.parquet: its values take 96,\d+,\d+ bytes, and those of a file"):
+        TableSource([path])
