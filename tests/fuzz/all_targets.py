@@ -6,9 +6,11 @@ from tests.fuzz.apart_targets import TARGETS as APART
 from tests.fuzz.binary_targets import TARGETS as BINARY
 from tests.fuzz.json_targets import TARGETS as JSON
 from tests.fuzz.model_targets import TARGETS as MODELS
+from tests.fuzz.record_targets import TARGETS as RECORDS
 from tests.fuzz.set_targets import TARGETS as SETS
 from tests.fuzz.target import Target
 from tests.fuzz.text_targets import TARGETS as TEXT
+from tests.fuzz.weight_targets import TARGETS as WEIGHTS
 
 TEXT_TARGETS: list[Target] = [*TEXT]  # half of their runs get ASCII alone: much else ends early, as no UTF-8
-TARGETS: list[Target] = [*TEXT_TARGETS, *JSON, *BINARY, *MODELS, *SETS, *APART]
+TARGETS: list[Target] = [*TEXT_TARGETS, *JSON, *BINARY, *MODELS, *SETS, *APART, *RECORDS, *WEIGHTS]

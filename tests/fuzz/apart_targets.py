@@ -39,7 +39,9 @@ class _Parser:
     def __init__(self) -> None:
         self._left = 0
 
-    def run(self, module: str, name: str, paths: Sequence[str], expected: str, size: int = 0) -> Any:
+    def run(
+        self, module: str, name: str, paths: Sequence[str], expected: str, size: int = 0, is_right: Any = None
+    ) -> Any:
         """Does what `run_apart` does."""
         found = self._ask([module, name, *paths])
         if found is None:
@@ -47,6 +49,7 @@ class _Parser:
         assert "unexpected" not in found, f"the parser of {expected} ended with {found['unexpected']}"
         if "error" in found:
             raise DataError(found["error"])
+        assert is_right is None or is_right(found["value"])
         return found["value"]
 
     def _ask(self, words: Sequence[str]) -> dict[str, Any] | None:

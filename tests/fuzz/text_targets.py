@@ -24,7 +24,6 @@ from evaluation.protocols.megaface import load_megaface
 from evaluation.sets.pair_set import read_subjects
 from facekd.commands.yaml_files import MAX_VALUES, read_yaml
 from facekd.data.datasets.record_pack import open_record_pack, read_property
-from facekd.data.recordio.idx_file import parse_idx
 from facekd.experiments.studies.config import Method, Pack, Study
 from facekd.experiments.studies.external import read_external
 from facekd.experiments.studies.file import load_study
@@ -37,7 +36,7 @@ from facekd.results.reading import read_result
 from facekd.results.thresholds import MeasuredThresholds, read_thresholds
 from facekd.training.logbook import read_log
 from facekd.training.logbook.log_file import is_number
-from tests.fuzz.binary_targets import rec_seeds
+from tests.fuzz.record_targets import rec_seeds
 from tests.fuzz.target import Target
 from tests.measured_results import folder_result
 
@@ -143,14 +142,6 @@ def _check_pairs(content: bytes, result: Any) -> None:
 def _journal_seed() -> list[bytes]:
     head = {"format": "facekd-journal", "version": 1, "job": {"verb": "pack"}}
     return [json.dumps(head).encode() + b"\n16\t0 a\n32\t1 b\n48\t2 c\n"]
-
-
-def _check_idx(content: bytes, result: Any) -> None:
-    """Compares with Python's own parsing, a line at a time."""
-    text = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
-    rows = [[int(word) for word in line.split()] for line in text.split("\n") if line.strip()]
-    keys, offsets = result
-    assert [[key, offset] for key, offset in zip(keys.tolist(), offsets.tolist(), strict=True)] == rows
 
 
 def _check_yaml(_: bytes, result: Any) -> None:
@@ -308,9 +299,6 @@ TARGETS = [
             b"a: &a {x: 1, y: [2, 1e-4, *b]}\n".replace(b"*b", b"'[1, 2]'") + b"b: {<<: *a, x: [*a, *a]}\n",
         ],
         _check_yaml,
-    ),
-    Target(
-        "idx_text", "a.idx", parse_idx, lambda: lines("0\t0", "1\t16", "12\t2048") + lines("3 4", "1  0"), _check_idx
     ),
     Target(
         "key_list",
