@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.fuzz.apart_targets import TARGETS as APART
+from tests.fuzz.array_targets import TARGETS as ARRAYS
 from tests.fuzz.binary_targets import TARGETS as BINARY
 from tests.fuzz.json_targets import TARGETS as JSON
 from tests.fuzz.model_targets import TARGETS as MODELS
@@ -13,4 +14,4 @@ from tests.fuzz.text_targets import TARGETS as TEXT
 from tests.fuzz.weight_targets import TARGETS as WEIGHTS
 
 TEXT_TARGETS: list[Target] = [*TEXT]  # half of their runs get ASCII alone: much else ends early, as no UTF-8
-TARGETS: list[Target] = [*TEXT_TARGETS, *JSON, *BINARY, *MODELS, *SETS, *APART, *RECORDS, *WEIGHTS]
+TARGETS: list[Target] = [*TEXT_TARGETS, *JSON, *BINARY, *MODELS, *SETS, *APART, *RECORDS, *WEIGHTS, *ARRAYS]

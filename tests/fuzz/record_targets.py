@@ -168,7 +168,7 @@ def _places_in(content: dict[str, Any], most: int) -> Iterator[tuple[dict[str, A
     for place in places.values() if isinstance(places, dict) else ():
         with contextlib.suppress(Exception):
             end = place["offset"] + np.dtype(place["dtype"]).itemsize * int(np.prod(place["shape"]))
-            if 0 <= place["offset"] <= end <= most:
+            if type(end) is int and 0 <= place["offset"] <= end <= most:
                 yield place, end
 
 
