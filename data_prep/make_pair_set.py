@@ -31,6 +31,7 @@ from facekd.files.writing import atomic_open_together
 from facekd.images.decoding import quiet_decoders
 from facekd.images.frames import FirstImageNote
 from facekd.images.image_files import is_image_name
+from facekd.utils.foreign import shown
 from facekd.utils.processes.children import usable_cores
 from facekd.utils.processes.ordered_work import in_order
 from facekd.utils.progress import track
@@ -199,8 +200,9 @@ def _subjects(pairs: PairList, where: Path) -> np.ndarray | None:
         print(
             f"warning: {where}: {odd.size:,} of {counted(len(people), 'label')} "
             f"{agreeing(odd.size, 'contradicts', 'contradict')} the names of the images: the first, "
-            f"{describe_contradiction(people, pairs.is_same, int(odd[0]))} ({' and '.join(pairs.names[odd[0]])}); the "
-            "labels are kept; correct the list, or expect wrong error rates",
+            f"{describe_contradiction(people, pairs.is_same, int(odd[0]))} "
+            f"({' and '.join(map(shown, pairs.names[odd[0]]))}); the labels are kept; correct the list, or expect "
+            "wrong error rates",
             file=sys.stderr,
         )
     return None
@@ -262,8 +264,8 @@ def _names_text(pairs: ChosenPairs, subjects: np.ndarray) -> str:
     """Returns the list of who is compared: PERSON/IMAGE, whatever folders the files lie in."""
     lines = []
     for pair, who, same in zip(pairs.names, subjects.tolist(), pairs.is_same.tolist(), strict=True):
-        shown = [f"{person}/{_below(name, person)}" for name, person in zip(pair, who, strict=True)]
-        lines.append(f"{shown[0]}\t{shown[1]}\t{int(same)}\n")
+        paths = [f"{person}/{_below(name, person)}" for name, person in zip(pair, who, strict=True)]
+        lines.append(f"{paths[0]}\t{paths[1]}\t{int(same)}\n")
     return "".join(lines).encode("utf-8", "backslashreplace").decode()
 
 

@@ -23,12 +23,14 @@ from facekd.files.result_folder import MARK, finish_results, start_results
 from facekd.files.writing import write_text
 from facekd.pages.figures import chart
 from facekd.pages.html import Picture, write_page
+from facekd.pages.markdown import markdown_text
 from facekd.pages.numbers import interval, interval_of_points, p_value, percent, points
 from facekd.pages.pdf import print_page
 from facekd.pages.tables import Table
 from facekd.results.reading import read_curves, read_result
 from facekd.results.schema import IJB_FORMAT, LFW_FORMAT, PROTOCOL_FORMAT, SUMMARY_FORMAT, check_result
 from facekd.training.logbook import write_run_page
+from facekd.utils.foreign import shown
 from facekd.utils.wording import counted
 from facekd.verification import roc_curve
 from facekd.verification.intervals.bootstrap import MIN_DRAWS, MIN_SUBJECTS
@@ -106,7 +108,8 @@ class Comparison:
 
     def to_markdown(self) -> str:
         """Returns the same as Markdown."""
-        return "\n".join([*(table.to_markdown() for table in (self.summary, *self.differences)), self.about])
+        tables = [table.to_markdown() for table in (self.summary, *self.differences)]
+        return "\n".join([*tables, markdown_text(self.about)])
 
     def to_json(self) -> dict[str, Any]:
         """Returns the part of comparison.json that is about this set."""
@@ -192,7 +195,7 @@ def _compare(arguments: argparse.Namespace) -> None:
         scored = _read_scored(models, arguments.names)
         tests, about = _test(scored, arguments)
         one = Comparison(scored, summary_table(models), tests, difference_tables(models, tests), about)
-        print(f"\n{one.title}: {one.protocol['text']}\n{one.to_text()}")
+        print(f"\n{shown(one.title)}: {shown(one.protocol['text'], 1000)}\n{one.to_text()}")
         comparisons.append(one)
 
     # Write the same in three forms.
@@ -203,7 +206,10 @@ def _compare(arguments: argparse.Namespace) -> None:
         output / "comparison.html", "comparison", title=f"Comparison of {names}", sets=pages, **_around(comparisons)
     )
     markdown = ["# Comparison\n"]
-    markdown += [f"# {one.title}\n\nProtocol: {one.protocol['text']}.\n\n{one.to_markdown()}\n" for one in comparisons]
+    markdown += [
+        f"# {markdown_text(one.title)}\n\nProtocol: {markdown_text(one.protocol['text'])}.\n\n{one.to_markdown()}\n"
+        for one in comparisons
+    ]
     write_text(output / "comparison.md", "\n".join(markdown))
     content = [one.to_json() for one in comparisons]
     whole = {"format": FORMAT, "version": 1, "sets": content}

@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         embedder = open_with()
     except ModelError as error:
-        problem = str(error).removeprefix(f"{arguments.model}: ")
+        problem = error.without_name(arguments.model)
     for number, line in enumerate(_usage(file, embedder) if embedder else _other_usage(file, problem)):
         print(f"  {'' if number else 'use':<9} {line}")
     if arguments.verify_with is not None:

@@ -239,7 +239,9 @@ class _Folders:
                     "one photograph under two names, or a model that tells nothing apart",
                 )
             )
-            self.notes.append(f"images embedded exactly as {what}: {len(found):,}, the first {found[0]}; {why}")
+            self.notes.append(
+                f"images embedded exactly as {what}: {len(found):,}, the first {shown(found[0], 400)}; {why}"
+            )
 
 
 def _print(result: dict[str, Any], name: str) -> None:

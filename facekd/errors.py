@@ -31,7 +31,24 @@ SECONDS_FOR_THE_FIRST, MOST_SECONDS_FOR_THE_FIRST = 2.0, 3600.0
 
 
 class FacekdError(Exception):
-    """Reports a problem with the input, the configuration or the machine to the person at the terminal."""
+    """Reports a problem with the input, the configuration or the machine to the person at the terminal.
+
+    Each argument is one line of the message, and nearly always there is one. A message may hold names and texts of
+    strangers' files, so within a line everything that would begin another, or that a terminal would obey, is written
+    as an escape: only facekd itself makes lines.
+    """
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """Returns the lines of the message, as a terminal may show them."""
+        return tuple(printable(str(line), kept="") for line in self.args)
+
+    def without_name(self, name: str | os.PathLike[str]) -> str:
+        """Returns the message without the name of a file that it begins with, to be put behind that name elsewhere."""
+        return printable(str(self.args[0]).removeprefix(f"{os.fspath(name)}: "), kept="")
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
 
 
 class ConfigError(FacekdError):
@@ -59,8 +76,10 @@ class RecordError(FacekdError):
         self.key = key
         self.offset = offset
 
-    def __str__(self) -> str:
-        return self.args[0]
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """Returns the line of the message; key and offset stand in it."""
+        return (printable(str(self.args[0]), kept=""),)
 
 
 class ImageError(FacekdError):
@@ -130,7 +149,8 @@ def _status_of(main: Callable[[], int | None]) -> int:
     try:
         return _run_and_print(main)
     except FacekdError as error:
-        _report(_missing_behind(error) or str(error))
+        missing = _missing_behind(error)
+        _report(*((missing,) if missing else error.lines))
     except KeyboardInterrupt as error:
         print("interrupted", file=sys.stderr)
         return _status_of_stop(error)
@@ -264,9 +284,9 @@ def _file_in_the_way(path: str | bytes | None) -> Path | None:
     return next((part for part in (*reversed(place.parents), place) if part.exists() and not part.is_dir()), None)
 
 
-def _report(message: str) -> None:
-    """Prints an error with the rank it comes from, if several processes run together."""
-    message = printable(message)
+def _report(*lines: str) -> None:
+    """Prints an error, usually of one line, with the rank it comes from, if several processes run together."""
+    message = "\n".join(printable(line, kept="") for line in lines)
     if _rank("LOCAL_RANK") > 0:
         # Processes that train together usually fail alike, and the launcher ends all once the first has failed. By
         # waiting, the others let the first report alone; a process with an error of its own reports it afterwards.

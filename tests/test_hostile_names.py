@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
+import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -13,10 +16,15 @@ import pytest
 
 from data_prep import inspect_records, pack_records
 from evaluation import compare_models, evaluate_folder
-from facekd.errors import run_verb
+from facekd.data.pair_packs.pair_pack import PairPack
+from facekd.data.pair_packs.reading import read_pair_pack
+from facekd.errors import DataError, InputError, RecordError, run_verb
 from facekd.faces import compare_faces, embed_faces, search_faces
+from facekd.utils.foreign import shown
 from tests.pooling_model import write_pooling_model
 
+FORGED = "error: forged"
+BREAK = f"two\n{FORGED}: all is lost\r{FORGED}"
 PEOPLE = (b"[red]x[bold]", b"\x1b]0;p\x07", "\u202ep".encode(), b"$\\frac$", b"_under", b"\xff\xfe", b"plain", b"<b>&")
 
 
@@ -38,7 +46,17 @@ def people(tmp_path: Path) -> Path:
 def assert_harmless(capsys: pytest.CaptureFixture[str]) -> str:
     out, err = capsys.readouterr()
     assert (out + err).replace("\n", "").replace("\t", "").isprintable()
+    assert not [line for line in (out + err).split("\n") if line.lstrip().startswith(FORGED)]
     return out + err
+
+
+def fails_in_one_line(verb: Callable[[list[str]], int], words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Runs a command that must fail; returns its error, which must be one line."""
+    capsys.readouterr()
+    assert run_verb(lambda: verb(words)) == 2
+    lines = assert_harmless(capsys).splitlines()
+    assert [line for line in lines if line.startswith("error: ")] == lines[-1:] and len(lines[-1]) < 2000
+    return lines[-1]
 
 
 def test_packing_and_inspecting(people: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,6 +84,75 @@ def test_embedding_comparing_and_searching(people: Path, capsys: pytest.CaptureF
     two = [os.fsdecode(os.fsencode(people) + b"/" + person + b"/0.jpg") for person in PEOPLE[:2]]
     assert run_verb(lambda: compare_faces.main([*two, *model, "--output", f"{place}2.json"])) == 0
     assert_harmless(capsys)
+
+
+@pytest.fixture
+def broken(people: Path) -> Path:
+    """The folder with a person whose name holds line ends."""
+    (people / "plain").rename(people / BREAK)
+    return people
+
+
+def test_names_of_people_make_no_lines(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    packed = [str(broken), str(broken.with_name("packed"))]
+    assert "two\\nerror: forged" in fails_in_one_line(pack_records.main, packed, capsys)
+    model, gallery = str(write_pooling_model(broken.with_name("m.onnx"), 112, 28)), str(broken.with_name("faces.npz"))
+    (broken / BREAK / "2.jpg").write_bytes(b"no image")
+    assert run_verb(lambda: embed_faces.main([str(broken), "--model", model, "--output", gallery])) == 0
+    assert run_verb(lambda: search_faces.main([str(broken / BREAK), "--gallery", gallery, "--model", model])) == 0
+    assert_harmless(capsys)
+    (broken / BREAK / "0.jpg").rename(broken / f"{BREAK}.jpg")
+    words = ["--model", model, "--images", str(broken), "--output", str(broken.with_name("out"))]
+    assert run_verb(lambda: evaluate_folder.main(words)) == 2
+    assert_harmless(capsys)
+    for path in broken.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+    fails_in_one_line(evaluate_folder.main, words, capsys)
+
+
+def test_packs_and_tars_make_no_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # Names of classes and damage in a pickle.
+    module = f"os\n{FORGED}: sent".encode()
+    (tmp_path / "a.bin").write_bytes(b"\x80\x04\x8c%c%s\x8c\x01x\x93." % (len(module), module))
+    text = fails_in_one_line(inspect_pairs, [str(tmp_path / "a.bin")], capsys)
+    assert "os\\nerror: forged" in text
+    (tmp_path / "b.bin").write_bytes(b"P%s\n." % module)
+    fails_in_one_line(inspect_pairs, [str(tmp_path / "b.bin")], capsys)
+    # Subjects and the version of facekd's own packs.
+    pack = PairPack([b"a", b"b"], np.array([False]), np.array([[BREAK, BREAK]]))
+    arrays = {"format": np.array("facekd-pair-pack"), "data": np.frombuffer(b"ab", np.uint8), "subjects": pack.subjects}
+    arrays |= {"offsets": np.arange(3), "is_same": pack.is_same}
+    for version in (np.array(1), np.array([BREAK] * 2000)):
+        np.savez(tmp_path / "c.npz", version=version, **arrays)
+        fails_in_one_line(inspect_pairs, [str(tmp_path / "c.npz")], capsys)
+
+
+def inspect_pairs(words: list[str]) -> int:
+    read_pair_pack(words[0])
+    return 0
+
+
+def test_an_error_has_only_the_lines_that_it_was_given(capsys: pytest.CaptureFixture[str]) -> None:
+    for error in (DataError(f"{BREAK}\x1b[31m"), RecordError(f"{BREAK}\x1b[31m", 7), InputError(f"{BREAK}\x1b[31m")):
+        assert str(error).isprintable() and str(pickle.loads(pickle.dumps(error))) == str(error)
+        fails_in_one_line(partial(_fail, error), [], capsys)
+    several = DataError("two problems:", f"a {BREAK}", "b\x07")
+    assert several.lines == ("two problems:", f"a {shown(BREAK)}", "b\\x07")
+    assert run_verb(lambda: _fail(several, [])) == 2
+    assert capsys.readouterr().err == "error: " + "\n".join(several.lines) + "\n" == f"error: {several}\n"
+    assert DataError(f"/a\n/b: is {BREAK}").without_name("/a\n/b") == f"is {shown(BREAK)}"
+    fails_in_one_line(partial(_fail, OSError(13, "Permission denied", BREAK)), [], capsys)
+
+
+def test_a_file_that_is_called_like_an_option_makes_no_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        embed_faces.main([f"--{BREAK}", "a.jpg"])
+    assert assert_harmless(capsys).count("\n") == 1
+
+
+def _fail(error: BaseException, _words: list[str]) -> int:
+    raise error
 
 
 @pytest.mark.slow  # it draws six figures

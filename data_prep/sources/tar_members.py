@@ -63,7 +63,7 @@ def _sentences(path: Path) -> Iterator[None]:
     try:
         yield
     except tarfile.TarError as error:
-        raise DataError(f"{path}: is not a complete tar file: {error}") from error
+        raise DataError(f"{path}: is not a complete tar file: {shown(error)}") from error
 
 
 class _CheckedMember(tarfile.TarInfo):

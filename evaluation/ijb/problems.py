@@ -15,6 +15,7 @@ import numpy as np
 from evaluation.ijb.protocol import TARGETS, IjbProtocol
 from facekd.errors import DataError
 from facekd.images.alignment import PLAUSIBLE_FIT, template_fit
+from facekd.utils.foreign import shown
 from facekd.utils.wording import agreeing, counted
 from facekd.verification.label_consistency import contradicted_impostors, join_by_genuine
 
@@ -151,9 +152,10 @@ def settle(findings: Findings, on_missing: OnMissing) -> Kept:
         findings.problems.append(counts[-1])
     if counts and on_missing == "fail":
         cost = describe_cost(protocol, dropped)
-        raise DataError(f"{protocol.root}: {_list(counts)}\n{cost}\n--on-missing drop continues without that data")
+        first, *rest = map(text_of, counts)
+        raise DataError(f"{protocol.root}: {first}", *rest, cost, "--on-missing drop continues without that data")
     if not findings.keep_faces.any():
-        raise DataError(f"{protocol.root}: no face is left:\n{_list(counts)}")
+        raise DataError(f"{protocol.root}: no face is left:", *map(text_of, counts))
     return Kept(findings.keep_faces, has_face, pairs, dropped)
 
 
@@ -164,12 +166,8 @@ def as_plain(problems: Sequence[Problem]) -> list[dict[str, Any]]:
 
 def text_of(problem: Problem) -> str:
     """Describes a problem in one line for the terminal."""
-    examples = f" ({', '.join(problem.examples)}{', ...' if problem.count > len(problem.examples) else ''})"
+    examples = f" ({', '.join(map(shown, problem.examples))}{', ...' if problem.count > len(problem.examples) else ''})"
     return f"{problem.kind}: {problem.count:,}, {problem.text}{examples if problem.examples else ''}"
-
-
-def _list(problems: Sequence[Problem]) -> str:
-    return "\n".join(text_of(problem) for problem in problems)
 
 
 def describe_cost(protocol: IjbProtocol, dropped: dict[str, int]) -> str:

@@ -13,6 +13,7 @@ from evaluation.protocols.listed_set import Entries, ImagePairs, ListedSet
 from evaluation.protocols.set_embeddings import DistractorRows, SetEmbeddings
 from evaluation.protocols.stranger_pairs import measure_against_strangers
 from facekd.errors import DataError, InputError
+from facekd.utils.foreign import shown
 from facekd.utils.text_arrays import join_text_arrays
 from facekd.verification.measures import add_intervals, measure_verification, notes_on_ties, verification_curves
 from facekd.verification.search.block_search import HeldRows, Others, find_mates, rank_mates
@@ -142,13 +143,13 @@ def _notes_on_equal(listed: ListedSet, embeddings: SetEmbeddings) -> list[str]:
     notes = []
     if among:
         notes.append(
-            f"gallery and probe images embedded exactly as another one: {len(among):,}, the first {among[0]}; one "
-            "photograph twice, or a model that tells nothing apart"
+            f"gallery and probe images embedded exactly as another one: {len(among):,}, the first {shown(among[0])}; "
+            "one photograph twice, or a model that tells nothing apart"
         )
     if strangers:
         notes.append(
-            f"distractors embedded exactly as a gallery or probe image: {len(strangers):,}, the first {strangers[0]}; "
-            "people of the gallery are among the distractors, and push their own mates down"
+            f"distractors embedded exactly as a gallery or probe image: {len(strangers):,}, the first "
+            f"{shown(strangers[0])}; people of the gallery are among the distractors, and push their own mates down"
         )
     return notes
 

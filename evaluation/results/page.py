@@ -42,6 +42,7 @@ from facekd.pages import embedding_map
 from facekd.pages.embedding_map import draw_embedding_map
 from facekd.pages.figures import MOST_LINES, chart
 from facekd.pages.html import Picture, png_beside, write_page
+from facekd.pages.markdown import code_block, markdown_text
 from facekd.pages.tables import Table
 from facekd.results.reading import name_of_set, read_curves, read_result
 from facekd.results.schema import FOLDER_FORMAT, IJB_FORMAT, LFW_FORMAT, PROTOCOL_FORMAT, check_result
@@ -195,10 +196,11 @@ def _problems(result: dict[str, Any]) -> Table | None:
 
 
 def _markdown(result: dict[str, Any], tables: list[Table]) -> str:
-    parts = [f"# {_title(result)}", "", f"Protocol: {result['protocol']['text']}.", "", summary_of(result), ""]
-    parts += [f"- {note}" for note in [*(result.get("notes") or []), *reasons_of(result)]]
+    title, protocol = markdown_text(_title(result)), markdown_text(result["protocol"]["text"])
+    parts = [f"# {title}", "", f"Protocol: {protocol}.", "", markdown_text(summary_of(result)), ""]
+    parts += [f"- {markdown_text(note)}" for note in [*(result.get("notes") or []), *reasons_of(result)]]
     parts += ["", *(table.to_markdown() for table in tables)]
-    parts += ["## Command", "", "```", result.get("command") or "", "```", ""]
+    parts += ["## Command", "", code_block(result.get("command") or ""), ""]
     return "\n".join(parts)
 
 

@@ -13,12 +13,14 @@ from typing import Any
 
 from evaluation.provenance import describe_assumptions
 from facekd.pages.numbers import interval, percent, threshold
-from facekd.pages.tables import Table
+from facekd.pages.tables import LONGEST_CELL, Table
 from facekd.results.schema import PROTOCOL_FORMAT
+from facekd.utils.foreign import shown
 from facekd.utils.wording import counted
 
 VERIFICATION, IDENTIFICATION, DATA = "1:1 verification", "1:N identification", "Data"  # titles of tables
 MAX_FOLDS = 20  # shown one by one
+FORMULA_STARTS = ("=", "+", "-", "@")
 CSV_HEAD: Sequence[str] = (
     "protocol", "metric", "gallery", "target", "value", "ci95_low", "ci95_high", "threshold", "errors", "achieved",
     "note",
@@ -178,7 +180,10 @@ def pairs_of(title: str, values: dict[str, Any]) -> Table:
 
 
 def to_csv(result: dict[str, Any]) -> str:
-    """Returns every number of a result, one line each, under `CSV_HEAD`; unknown values are empty."""
+    """Returns every number of a result, one line each, under `CSV_HEAD`; unknown values are empty.
+
+    Texts are facekd's own words, so one that a spreadsheet would compute was put there: it gets an apostrophe in front.
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, CSV_HEAD, lineterminator="\n")
     writer.writeheader()
@@ -188,8 +193,13 @@ def to_csv(result: dict[str, Any]) -> str:
         name = _name_of(protocol)
         if name not in written:  # the result itself is one of its protocols
             written.add(name)
-            writer.writerows({"protocol": name, **row} for row in _csv_rows(run))
+            writer.writerows(_for_spreadsheets({"protocol": name, **row}) for row in _csv_rows(run))
     return text.getvalue()
+
+
+def _for_spreadsheets(row: dict[str, Any]) -> dict[str, Any]:
+    texts = {key: shown(value, LONGEST_CELL) for key, value in row.items() if isinstance(value, str)}
+    return row | {key: f"'{text}" if text.lstrip()[:1] in FORMULA_STARTS else text for key, text in texts.items()}
 
 
 def _csv_rows(run: dict[str, Any]) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from facekd.errors import DataError, FacekdError, ImageError
 from facekd.images.decoding import decode_rgb
 from facekd.images.image_files import Reason, list_by_folder
 from facekd.images.preprocessing import fit_images
+from facekd.utils.foreign import shown
 from facekd.utils.wording import agreeing, counted
 
 
@@ -126,7 +127,7 @@ def _list(folder: Path, nobody: bool) -> tuple[list[tuple[str, str]], list[str]]
     # One of the two layouts, never both.
     if loose and nested:
         raise DataError(
-            f"{folder}: holds folders and image files ({loose[0]}); give either one folder per person, or files "
+            f"{folder}: holds folders and image files ({shown(loose[0])}); give either one folder per person, or files "
             "called PERSON_NUMBER.jpg"
         )
     if nested:
@@ -136,6 +137,7 @@ def _list(folder: Path, nobody: bool) -> tuple[list[tuple[str, str]], list[str]]
     if unnamed:
         raise DataError(
             f"{folder}: {len(unnamed):,} of {counted(len(loose), 'name')} {agreeing(len(unnamed), 'does', 'do')} not "
-            f"say who is in the image, the first {unnamed[0]}; expected one folder per person, or PERSON_NUMBER.jpg"
+            f"say who is in the image, the first {shown(unnamed[0])}; expected one folder per person, or "
+            "PERSON_NUMBER.jpg"
         )
     return [(Path(file).stem.rpartition("_")[0], file) for file in loose], warnings

@@ -16,7 +16,7 @@ from facekd.data.pair_packs.reading import read_pair_pack
 from facekd.errors import DataError, InputError
 from facekd.files.reading import read_text_file, sha256_of_file
 from facekd.files.unchanged import unchanged
-from facekd.utils.foreign import shown
+from facekd.utils.foreign import shown, some_of
 from facekd.utils.text_arrays import text_array
 from facekd.utils.wording import counted
 from facekd.verification.kfold import FoldKind, choose_folds
@@ -189,10 +189,10 @@ def _doubtful_images(pack: PairPack, subjects: np.ndarray | None) -> list[str]:
         several = np.unique(named[1:][named[1:] == named[:-1]])
         if several.size:
             image = int(first_at[several[0]])
-            shown = sorted(set(subjects.reshape(-1)[place_of == several[0]].tolist()))
+            names = sorted(set(subjects.reshape(-1)[place_of == several[0]].tolist()))
             warnings.append(
                 f"images under several names: {several.size:,}, the first image {image} (pair {image // 2}): "
-                f"{', '.join(shown[:3])}"
+                f"{some_of(names)}"
             )
     return warnings
 

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from facekd.commands.completion import answer
 from facekd.commands.suggestions import did_you_mean
+from facekd.utils.terminal import printable
 
 
 def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
@@ -131,7 +132,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Prints one line, without the usage, and exits with status 2."""
-        self.exit(2, f"error: {message} (`{self.prog} --help` lists the options)\n")
+        self.exit(2, f"error: {printable(message, kept='')} (`{self.prog} --help` lists the options)\n")
 
     def _print_message(self, message: str, file: Any = None) -> None:
         # argparse keeps quiet where help cannot be printed, such as on a full disk, and ends with status 0.

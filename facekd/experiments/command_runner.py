@@ -286,15 +286,17 @@ def _settle(one: _Running, completed: CompletedSteps, outcome: Outcome, keep_goi
     if (number := stop_signal_of(status)) is not None:
         raise StopSignal(number)  # the user stopped the step: not a failure, but no other step should start
     outcome.failed.append(step.title)
-    message = f"the step {step.title!r} failed: its process {describe_end(status)}"
+    message, log = f"the step {step.title!r} failed: its process {describe_end(status)}", []
     if step.output is None:
         message += "; its output is above"
     else:
-        lines = step.output.read_text(errors="replace").splitlines()[-NUM_LOG_LINES:]
-        message += f"; the end of {step.output}:\n" + "\n".join(f"    {line}" for line in lines)
+        log = [f"    {line}" for line in step.output.read_text(errors="replace").splitlines()[-NUM_LOG_LINES:]]
+        message += f"; the end of {step.output}:"
+    # The log stands in lines of its own, none of which can be taken for one of ours.
+    error = TrainingError(message, *log, "Once that is fixed, run the same command again to go on from there")
     if not keep_going:
-        raise TrainingError(f"{message}. Once that is fixed, run the same command again to go on from there")
-    print(message, file=sys.stderr, flush=True)
+        raise error
+    print("\n".join(error.lines[:-1]), file=sys.stderr, flush=True)
 
 
 def _stop(running: list[_Running]) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from facekd import __version__
 from facekd.commands.places import mark_of_format
 from facekd.export.judging import Judgement
+from facekd.pages.markdown import code, markdown_text
 from facekd.pages.tables import Table
 from facekd.utils.wording import counted
 
@@ -34,7 +35,8 @@ def card_paths(output: Path) -> tuple[Path, Path]:
 
 def card_marks(output: Path) -> list[bytes]:
     """Returns what the two cards of a model have among their first bytes."""
-    return [f"# {output.name}\n".encode("utf-8", "backslashreplace"), mark_of_format(FORMAT)]
+    titles = dict.fromkeys((markdown_text(output.name), output.name))  # as this version and earlier ones write it
+    return [*(f"# {title}\n".encode("utf-8", "backslashreplace") for title in titles), mark_of_format(FORMAT)]
 
 
 def make_card(
@@ -113,14 +115,18 @@ def card_text(card: Mapping[str, Any]) -> str:
         rows.append(["calibrated on", f"{counted(used['images'], 'image')} of {used['faces']}, {used['method']}"])
     if card["cosine_to_fp32"]:
         rows.append(["against float32", cosine_text(card["cosine_to_fp32"])])
-    parts = [f"# {model['file']}\n", Table("", ["", ""], rows).to_markdown()]
+    parts = [f"# {markdown_text(model['file'])}\n", Table("", ["", ""], rows).to_markdown()]
     for pack in card["judged"]:
-        parts += [f"\n## {pack['pack']}\n", f"{_about(pack)}\n", pack_table(pack).to_markdown()]
+        parts += [
+            f"\n## {markdown_text(pack['pack'])}\n",
+            f"{markdown_text(_about(pack))}\n",
+            pack_table(pack).to_markdown(),
+        ]
     for title, lines in (("Kept although it loses more than allowed", card["losses"]), ("Warnings", card["warnings"])):
         if lines:
-            parts += [f"\n## {title}\n", *(f"- {line}" for line in lines)]
+            parts += [f"\n## {title}\n", *(f"- {markdown_text(line)}" for line in lines)]
     versions = ", ".join(f"{name} {number}" for name, number in card["software"].items())
-    made = f"`{card['command']}`" if card["command"] else "`facekd.export.export_onnx.export_backbone`"
+    made = code(card["command"]) if card["command"] else "`facekd.export.export_onnx.export_backbone`"
     return "\n".join([*parts, f"\nMade by {made}; {versions}.\n"])
 
 

@@ -96,7 +96,7 @@ def _refusing(plain: Path, output: Path) -> Iterator[None]:
     try:
         yield
     except ModelError as error:
-        message = str(error).replace(str(plain), "the exported model")
+        message = str(error.args[0]).replace(str(plain), "the exported model")
         raise ModelError(f"{output}: not kept, {message}") from error
 
 

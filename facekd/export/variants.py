@@ -154,7 +154,7 @@ def _naming(files: Mapping[str, Path], output: Path) -> Iterator[None]:
     try:
         yield
     except ModelError as error:
-        message = str(error)
+        message = str(error.args[0])
         for name, file in files.items():
             message = message.replace(str(file), f"the {name} graph")
         raise ModelError(f"{output}: not kept, {message}") from error

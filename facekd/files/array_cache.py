@@ -32,7 +32,7 @@ def load_cached(beside: Path, source: Mapping[str, Any]) -> tuple[dict[str, Any]
         except (FileNotFoundError, NotADirectoryError):
             continue
         except (OSError, DataError) as error:
-            problem = str(error).removeprefix(f"{place}: ")
+            problem = error.without_name(place) if isinstance(error, DataError) else str(error)
             print(f"{place}: cannot be used ({problem}); reading the original files again", file=sys.stderr)
             continue
         if about.get("source") == source:

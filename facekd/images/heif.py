@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facekd.errors import ImageError
+from facekd.utils.foreign import shown
 from facekd.utils.wording import counted
 
 HEIC_SUFFIXES, AVIF_SUFFIXES = (".heic", ".heif", ".hif"), (".avif",)
@@ -60,7 +61,7 @@ def decode_heif(data: bytes | bytearray | memoryview, exif: bool = True) -> NDAr
             return np.array(upright.convert("RGB"))
     except Exception as error:  # the errors of Pillow and of its plugins share no narrower base
         raise ImageError(
-            f"its {counted(len(data), 'byte does', 'bytes do')} not decode as a HEIC or AVIF image: {error}"
+            f"its {counted(len(data), 'byte does', 'bytes do')} not decode as a HEIC or AVIF image: {shown(error)}"
         ) from error
 
 

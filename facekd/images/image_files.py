@@ -23,7 +23,7 @@ from typing import Literal
 from facekd.errors import DataError, ImageError, is_device_failure
 from facekd.files.reading import encoding_hint, require_regular_file
 from facekd.images.heif import AVIF_SUFFIXES, HEIC_SUFFIXES, READABLE_SUFFIXES, REMEDY
-from facekd.utils.terminal import printable
+from facekd.utils.foreign import shown
 from facekd.utils.wording import agreeing
 
 # What the decoder reads; formats whose pixels are floating-point numbers are not among them.
@@ -74,14 +74,14 @@ class LeftOut:
         parts = []
         for reason in Reason:
             if count := self._counts[reason]:
-                names = ", ".join(self._examples[reason]) + (", ..." if count > MAX_EXAMPLES else "")
+                names = ", ".join(map(shown, self._examples[reason])) + (", ..." if count > MAX_EXAMPLES else "")
                 what = reason.value[count > 1]
                 if reason is Reason.TOO_DEEP and self.images_too_deep:
                     what += f", with {_count_text(self.images_too_deep)} in {'them' if count > 1 else 'it'}"
                 parts.append(f"{count:,} {what} ({names})")
         advice = "; move images up into the folder of their person, or give the folder whose subfolders are the people"
         advice = advice if self.images_too_deep else ""
-        return [printable(f"left out: {', '.join(parts)}{advice}")] if parts else []
+        return [f"left out: {', '.join(parts)}{advice}"] if parts else []
 
 
 @dataclass(frozen=True)
@@ -106,17 +106,17 @@ class ImageFolders:
         parents = {} if any(self.by_folder.values()) else _parents_of_people(self.root)
         if parents:
             found = [
-                f"{parent} has {people:,} {'folder' if people == 1 else 'folders'} with {_count_text(images)}"
+                f"{shown(parent)} has {people:,} {'folder' if people == 1 else 'folders'} with {_count_text(images)}"
                 for parent, (people, images) in list(parents.items())[:MAX_EXAMPLES]
             ]
             more = ", ..." if len(parents) > MAX_EXAMPLES else ""
-            return printable(
+            return (
                 f"; its images lie deeper: {', '.join(found)}{more}; give the folder whose subfolders are the people, "
                 "or move the images up"
             )
         # Images of one person, or no image at all.
         if self.outside and not any(self.by_folder.values()):
-            return printable(f"; it holds {_count_text(len(self.outside))} itself, such as {self.outside[0]}")
+            return f"; it holds {_count_text(len(self.outside))} itself, such as {shown(self.outside[0])}"
         return explain_no_images(self.left_out)
 
 
@@ -151,7 +151,7 @@ def read_image_file(path: Path) -> bytes:
         require_regular_file(path)
         return path.read_bytes()
     except DataError as error:
-        raise ImageError(str(error).removeprefix(f"{path}: ")) from error
+        raise ImageError(error.without_name(path)) from error
     except FileNotFoundError as error:
         raise ImageError(f"no such image, though it is listed{encoding_hint(str(path))}") from error
     except OSError as error:  # a link to itself, no permission

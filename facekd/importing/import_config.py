@@ -100,7 +100,7 @@ def _write(output: Path, found: Translation) -> None:
         try:
             parse_config(TrainConfig, [str(file)], "facekd train", "")
         except ConfigError as error:
-            reason = str(error).replace(f"{file}: ", "")
+            reason = str(error.args[0]).replace(f"{file}: ", "")
             raise ConfigError(f"{found.source}: facekd cannot train so: {reason}") from error
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from facekd.pages.markdown import markdown_text
 from facekd.utils.foreign import shown
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Table:
     def to_markdown(self) -> str:
         """Returns a pipe table, under its heading if it has one."""
         rule = "|" + "".join("---:|" if is_number else "---|" for is_number in self.is_number)
-        heading = [f"## {self.title}", ""] if self.title else []
+        heading = [f"## {markdown_text(self.title, len(self.title))}", ""] if self.title else []
         return "\n".join([*heading, _pipes(self.head), rule, *map(_pipes, self.rows), ""])
 
     def to_text(self) -> str:
@@ -90,4 +91,4 @@ class Table:
 
 
 def _pipes(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(markdown_text(cell, len(cell)).replace("|", "\\|") for cell in cells) + " |"

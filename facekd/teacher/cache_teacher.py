@@ -9,6 +9,7 @@ from facekd.commands.places import check_apart, path_of_model, paths_of_data
 from facekd.embedder.model_options import add_model_options
 from facekd.errors import run_verb
 from facekd.teacher.options import add_data_options, embed_training_set, open_teacher_and_data
+from facekd.utils.foreign import shown
 from facekd.utils.wording import agreeing, counted
 
 NUM_NAMED = 3
@@ -55,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         f"{counted(cache.embedding_size, 'value')} each, {cache.path.stat().st_size / 1e6:,.1f} MB"
     )
     if len(cache.replaced):
-        named = "; ".join(dataset.describe(index) for index in cache.replaced[:NUM_NAMED].tolist())
+        named = "; ".join(shown(dataset.describe(index), 400) for index in cache.replaced[:NUM_NAMED].tolist())
         print(
             f"{counted(len(cache.replaced), 'image')} cannot be read and "
             f"{agreeing(len(cache.replaced), 'was', 'were')} replaced by the next good one: {named}"

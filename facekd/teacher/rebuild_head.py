@@ -29,6 +29,7 @@ from facekd.teacher.options import (
     open_teacher_and_data,
     path_of_embeddings,
 )
+from facekd.utils.foreign import shown
 from facekd.utils.progress import track
 from facekd.utils.sampling import spread_evenly
 from facekd.utils.wording import agreeing, counted
@@ -301,7 +302,7 @@ def _print(report: dict[str, Any], output: Path) -> None:
         other = ""
         if entry["nearest_other"] is not None:
             other = f"; nearest other {entry['nearest_other']} at {entry['nearest_other_cosine']:.3f}"
-        print(f"    cosine {entry['cosine']:6.3f} to {entry['label']}{other}: {entry['source']}")
+        print(f"    cosine {entry['cosine']:6.3f} to {entry['label']}{other}: {shown(entry['source'], 400)}")
     for entry in report["far_identities"][:NUM_LISTED]:
         print(
             f"    identity {entry['label']}: {entry['num_far']} of {counted(entry['num_images'], 'image')} far, "

@@ -49,6 +49,7 @@ from facekd.training.starting_weights import describe_start
 from facekd.training.state import TrainingState, build_state
 from facekd.training.train_step import train_step
 from facekd.training.validation import HeadValidator, Validator, validate
+from facekd.utils.foreign import shown
 from facekd.utils.processes.children import launcher_number, usable_cores
 from facekd.utils.processes.stopping import STOP_SIGNALS, stop_on_signal
 from facekd.utils.progress import SECONDS_BETWEEN_LINES
@@ -383,11 +384,11 @@ def _say_bad_records(state: TrainingState, logbook: Logbook) -> None:
         return
     distinct = sorted(set(lines))
     logbook.record("bad_records", state.images_seen, {"count": len(lines), "records": distinct})
-    shown = "".join(f"\n  {line}" for line in distinct[:10])
+    listed = "".join(f"\n  {shown(line, 1000)}" for line in distinct[:10])
     more = f"\n  and {len(distinct) - 10} more, in log.jsonl" if len(distinct) > 10 else ""
     logbook.say(
         f"{counted(len(lines), 'bad record was', 'bad records were')} skipped, "
-        f"{counted(len(distinct), 'different one')}:{shown}{more}"
+        f"{counted(len(distinct), 'different one')}:{listed}{more}"
     )
 
 

@@ -75,8 +75,9 @@ class TargetRunner:
             with contextlib.redirect_stderr(io.StringIO()):
                 result = self.target.read(path)
         except FacekdError as error:
-            # What a terminal would obey is escaped where errors are printed; which file it was must be said.
+            # One line, in which a terminal obeys nothing, and which names the file.
             assert str(error).strip(), "an error without a message"
+            assert str(error).isprintable(), f"not one harmless line: {error}"
             assert len(str(error)) < LONGEST_ERROR, f"an error of {len(str(error)):,} characters: {str(error)[:300]}"
             assert not self.target.is_named or path.name in str(error), f"does not name the file: {error}"
             return False

@@ -14,6 +14,7 @@ from facekd.data.datasets.encoded_dataset import EncodedDataset
 from facekd.data.datasets.face_dataset import OnBadRecord
 from facekd.errors import DataError
 from facekd.images.image_files import Reason, explain_no_images, list_by_folder, list_nested
+from facekd.utils.foreign import shown
 
 
 class ImageFileDataset(EncodedDataset):
@@ -149,11 +150,11 @@ class FolderDataset(ImageFileDataset):
         self.identities: list[str] = list(here if identities is None else identities)
         unknown = sorted(here.keys() - set(self.identities))
         if unknown:
-            raise DataError(f"{path}: {unknown[0]} is not among the classes trained on ({len(unknown)} such)")
+            raise DataError(f"{path}: {shown(unknown[0])} is not among the classes trained on ({len(unknown)} such)")
         empty = [name for name, files in here.items() if not files]
         if empty:
             raise DataError(
-                f"identity folder {Path(path) / empty[0]} holds no image; every class "
+                f"{path}: identity folder {shown(empty[0])} holds no image; every class "
                 f"needs at least one, so add images or remove the folder{listing.explain()}"
             )
 

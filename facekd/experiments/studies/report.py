@@ -21,6 +21,7 @@ from facekd.files.result_folder import finish_results, start_results
 from facekd.files.writing import write_text
 from facekd.pages.figures import RocLine, chart, color_of, draw_losses, draw_roc, label_axes, new_figure, save_figure
 from facekd.pages.html import render_page
+from facekd.pages.markdown import code, markdown_text
 from facekd.pages.numbers import percent
 from facekd.results.kept_scores import read_checked_scores
 from facekd.results.reading import read_curves
@@ -70,17 +71,17 @@ def _figures(study: Study, results: Mapping[str, Any]) -> dict[str, Figure]:
 
 def to_markdown(results: Mapping[str, Any]) -> str:
     """Returns the tables of a study, one for each pack, and notes on what their columns mean."""
-    parts = [f"# {results['title']}", ""]
+    parts = [f"# {markdown_text(results['title'])}", ""]
     for pack in results["packs"]:
         table = pack_table(results, pack["name"])
         if table.rows:
-            parts += [describe_pack(pack), "", table.to_markdown()]
+            parts += [markdown_text(describe_pack(pack)), "", table.to_markdown()]
     if (classifiers := classifiers_table(results)).rows:
         parts.append(classifiers.to_markdown())
     for note in _notes(results):
-        parts += [note, ""]
+        parts += [markdown_text(note), ""]
     if results.get("command"):
-        parts += [f"`{results['command']}`", ""]
+        parts += [code(results["command"]), ""]
     return "\n".join(parts) + "\n"
 
 

@@ -34,7 +34,7 @@ class WithoutFace:
 
     def describe(self) -> str:
         """Returns this in words."""
-        return f"{self.image}: {IMAGE_REASONS[self.reason]}{f', {self.detail}' if self.detail else ''}"
+        return f"{shown(self.image)}: {IMAGE_REASONS[self.reason]}{f', {self.detail}' if self.detail else ''}"
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,13 @@ import re
 import shutil
 import signal
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from markdown_it import MarkdownIt
 
 from data_prep.make_ijb_layout import main as make_ijb
 from evaluation.evaluate_ijbc import main as evaluate_ijbc
@@ -200,6 +202,35 @@ def test_a_result_of_one_protocol_alone(evaluated: Path, tmp_path: Path) -> None
     change(folder, identification=None)
     write_report(folder)
     assert "1:N identification" not in (folder / "report.md").read_text()
+
+
+def test_texts_that_others_put_into_results_stay_texts(evaluated: Path, tmp_path: Path) -> None:
+    folder = copied(evaluated, tmp_path)
+    evil = "\x1b]0;owned\x07<img src=http://a.example/x> [a](http://a.example)\n\n# owned"
+    result = json.loads((folder / "results.json").read_text())
+    spoilt = {**result["protocol"], "text": evil, "name": f"=cmd()\x1b[31m{evil}"}
+    names = {"dataset": {**result["dataset"], "root": evil, "published": evil}, "software": {"a": evil}}
+    change(folder, protocol=spoilt, notes=[evil, "# owned"], command=f"facekd x\n```\n# owned {evil}", **names)
+    write_report(folder)
+
+    # Markdown has facekd's own headings and one list, and nothing that a browser would fetch or a terminal obey.
+    text = (folder / "report.md").read_text()
+    assert text.replace("\n", "").isprintable()
+    tokens = MarkdownIt("commonmark").enable("table").parse(text)
+    titles = [after.content for token, after in pairwise(tokens) if token.type == "heading_open"]
+    assert "owned" not in "".join(titles[1:]) and "1:1 verification" in titles
+    kinds = {child.type for token in tokens for child in token.children or []}
+    assert {token.type for token in tokens}.isdisjoint({"html_block"}) and kinds <= {
+        "text",
+        "text_special",
+        "code_inline",
+    }
+    assert sum(token.type == "fence" for token in tokens) == 1
+
+    # A cell of the CSV that others wrote is not computed.
+    lines = list(csv.DictReader((folder / "results.csv").read_text().splitlines()))
+    assert {line["protocol"][:13] for line in lines} >= {"'=cmd()\\x1b[3"}
+    assert (folder / "results.csv").read_text().replace("\n", "").isprintable()
 
 
 @pytest.mark.parametrize(
