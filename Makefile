@@ -90,6 +90,7 @@ faults: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.run --kills $(KILLS) --jobs 2 --folder $(FAULTS_FOLDER) $(VERBS)
 	$(BIN)/python -m tests.faults.two_runs --work $(FAULTS_FOLDER)/runs $(VERBS)
 	$(BIN)/python -m tests.faults.unreadable --work $(FAULTS_FOLDER)/runs $(VERBS)
+	$(BIN)/python -m tests.faults.planted --work $(FAULTS_FOLDER)/runs $(VERBS)
 	$(BIN)/python -m tests.faults.stopped --work $(FAULTS_FOLDER)/runs $(VERBS)
 
 # mutmut copies the code and forks: like atheris, nothing that everyone needs. Its names of mutants are its version's.

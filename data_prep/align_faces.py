@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +26,6 @@ from facekd.faces.choosing import FaceRules, WhichFaces, choose_faces, detect_at
 from facekd.faces.detectors import Faces, open_detector
 from facekd.faces.finding import cut_face
 from facekd.faces.options import add_detection_limits
-from facekd.files.held_folders import make_folder
 from facekd.files.output_lock import folder_lock
 from facekd.files.reading import sha256_of_file, stamp_of
 from facekd.files.syncing import sync_file_system
@@ -39,6 +37,7 @@ from facekd.images.image_files import read_image_file
 from facekd.utils.processes.children import usable_cores
 from facekd.utils.processes.ordered_work import in_order
 from facekd.utils.progress import track
+from facekd.utils.terminal import on_one_line
 from facekd.utils.wording import agreeing, counted
 
 REPORT_NAME, SET_ASIDE_NAME = "align_report.json", "set_aside.tsv"
@@ -112,11 +111,14 @@ def _align_all(arguments: argparse.Namespace) -> int:
         done = [log.entries[task.photo] for task in tasks]
 
     # Report.
+    copied = ""
     if arguments.set_aside is not None:
-        _copy_aside(done, arguments.photos, arguments.set_aside)
+        num_lost = _copy_aside(done, arguments.photos, arguments.set_aside)
+        lost = f", but for {num_lost:,} that cannot be read" if num_lost else ""
+        copied = f", copied to {arguments.set_aside}{lost}"
     sync_file_system(arguments.output)  # the crops before the report that says that they are there
     counts = _write_report(arguments.output, settings, done)
-    _print(arguments.output, counts, len(tasks) - len(waiting), arguments.set_aside)
+    _print(arguments.output, counts, len(tasks) - len(waiting), copied)
     if not counts["aligned"]:
         raise DataError(f"no face was aligned; {arguments.output / SET_ASIDE_NAME} says why, photograph by photograph")
     return 0
@@ -237,13 +239,25 @@ def _write_crop(path: Path, crop: np.ndarray, quality: int | None) -> None:
     write_small_file(os.fspath(path), encode_png(crop) if quality is None else encode_jpeg(crop, quality))
 
 
-def _copy_aside(done: list[Alignment], root: Path, folder: Path) -> None:
-    """Copies the photographs that were set aside to `folder/REASON/`, to be looked at."""
-    for entry in track([entry for entry in done if entry.reason], "copying what was set aside"):
-        target = folder / str(entry.reason) / entry.photo
-        make_folder(target.parent)
-        with contextlib.suppress(FileNotFoundError):  # a broken link
-            shutil.copyfile(root / entry.photo, target)
+def _copy_aside(done: list[Alignment], root: Path, folder: Path) -> int:
+    """Copies the photographs that were set aside to `folder/REASON/`, to be looked at.
+
+    A copy takes its name when it is whole, and in place of a link there, as crops do.
+
+    Returns:
+        The number of those that cannot be read, and have no copy.
+    """
+    num_lost, chosen = 0, [entry for entry in done if entry.reason]
+    for entry in track(chosen, "copying what was set aside"):
+        try:
+            content = read_image_file(root / entry.photo)
+        except ImageError:  # the list says why
+            num_lost += 1
+            continue
+        write_small_file(os.fspath(folder / str(entry.reason) / entry.photo), content)
+    if num_lost < len(chosen):
+        sync_file_system(folder)
+    return num_lost
 
 
 def _write_report(output: Path, settings: Settings, done: list[Alignment]) -> dict[str, int]:
@@ -251,19 +265,17 @@ def _write_report(output: Path, settings: Settings, done: list[Alignment]) -> di
     counts = {"photographs": len(done), "aligned": len(done) - len(aside)}
     counts |= {reason: sum(entry.reason == reason for entry in aside) for reason in REASONS}
     counts["several_faces"] = sum((entry.num_faces or 0) > 1 for entry in done)
-    lines = [f"{entry.photo}\t{entry.reason}\t{entry.detail or REASONS[str(entry.reason)]}\n" for entry in aside]
-    _write_list(output / SET_ASIDE_NAME, "# photograph\treason\tdetail\n" + "".join(lines))
+    # The log has names as they are.
+    details = [entry.detail or REASONS[str(entry.reason)] for entry in aside]
+    rows = zip(aside, details, strict=True)
+    lines = [f"{on_one_line(entry.photo)}\t{entry.reason}\t{detail}\n" for entry, detail in rows]
+    write_text(output / SET_ASIDE_NAME, "# photograph\treason\tdetail\n" + "".join(lines))
     report = {"format": REPORT_FORMAT, "version": REPORT_VERSION, "settings": vars(settings), "counts": counts}
     write_json(output / REPORT_NAME, report)
     return counts
 
 
-def _write_list(path: Path, text: str) -> None:
-    # Names that are not Unicode are readable in the list and complete in the log.
-    write_text(path, text)
-
-
-def _print(output: Path, counts: dict[str, int], num_before: int, set_aside: Path | None) -> None:
+def _print(output: Path, counts: dict[str, int], num_before: int, copied: str) -> None:
     before = f", {num_before:,} of them looked at before" if num_before else ""
     print(f"{output}: {counts['aligned']:,} of {counted(counts['photographs'], 'photograph')} aligned{before}")
     for reason, words in REASONS.items():
@@ -272,9 +284,8 @@ def _print(output: Path, counts: dict[str, int], num_before: int, set_aside: Pat
     if several := counts["several_faces"]:
         photographs_show = agreeing(several, "photograph shows", "photographs show")
         print(f"  note      {several:>7,}  {photographs_show} several faces; one of each was chosen")
-    where = f", copied to {set_aside}" if set_aside is not None else ""
     if counts["aligned"] < counts["photographs"]:
-        print(f"  listed in {output / SET_ASIDE_NAME}{where}")
+        print(f"  listed in {output / SET_ASIDE_NAME}{copied}")
 
 
 def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:

@@ -23,7 +23,7 @@ from facekd.data.datasets.record_pack import RecordPack, open_record_pack
 from facekd.errors import DataError, RecordError, run_verb
 from facekd.files.held_folders import make_folder
 from facekd.files.output_lock import folder_lock
-from facekd.files.reading import is_sealed, sealed
+from facekd.files.reading import is_sealed, require_regular_file, sealed
 from facekd.files.syncing import sync_file_system
 from facekd.files.writing import write_json, write_small_file
 from facekd.images.image_files import is_listed_name
@@ -122,6 +122,7 @@ def _choose_names(pack: RecordPack, wanted: bool | None) -> NameImage:
 
 def _job_in(progress: Path) -> dict[str, Any] | None:
     """Returns the job that the progress file of a stopped run names; None without one."""
+    require_regular_file(progress)
     try:
         found = json.loads(progress.read_bytes())
         return found["job"] if is_sealed(found) else None

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from facekd.errors import DataError
-from facekd.files.reading import is_sealed, sealed, stamp_to_rename
+from facekd.files.reading import is_sealed, require_regular_file, sealed, stamp_to_rename
 from facekd.files.writing import write_json
 
 LOG_NAME = ".convert_progress.json"
@@ -64,6 +64,7 @@ class ConversionLog:
         self.path.unlink(missing_ok=True)
 
     def _load(self) -> dict[str, dict[str, Any]]:
+        require_regular_file(self.path)
         try:
             log = json.loads(self.path.read_bytes())
             if not is_sealed(log) or log["job"] != self._job:

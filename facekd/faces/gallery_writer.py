@@ -25,6 +25,7 @@ from facekd.faces.gallery import Gallery, Origin, write_gallery
 from facekd.faces.image_inputs import Images
 from facekd.files.resumable_file import ResumableFile, is_begun
 from facekd.files.writing import atomic_open, atomic_open_together
+from facekd.utils.terminal import on_one_line
 from facekd.utils.text_arrays import require_even_lengths, text_array
 from facekd.utils.wording import counted
 
@@ -201,16 +202,13 @@ class GalleryWriter:
         yield REPORT_HEAD
         for name, result in zip(self._images.names, self.results, strict=True):
             if result.reason is not None:
-                yield f"{_cell(name)}\t{result.reason}\t{_cell(result.detail or IMAGE_REASONS[result.reason])}\n"
+                detail = on_one_line(result.detail or IMAGE_REASONS[result.reason])
+                yield f"{on_one_line(name)}\t{result.reason}\t{detail}\n"
             elif result.num_sure > 1:
                 taken = "all taken" if which == "all" and result.num_sure == result.num_faces else f"{which} taken"
-                yield f"{_cell(name)}\t{SEVERAL}\t{counted(result.num_sure, 'face')}, {taken}\n"
+                yield f"{on_one_line(name)}\t{SEVERAL}\t{counted(result.num_sure, 'face')}, {taken}\n"
 
     def _discard(self) -> None:
         """Removes the rows: they are in the gallery."""
         self._file.restart()
         self._file.abort()
-
-
-def _cell(text: str) -> str:
-    return text.replace("\t", "\\t").replace("\n", "\\n")

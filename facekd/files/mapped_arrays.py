@@ -10,6 +10,7 @@ import os
 
 import numpy as np
 
+from facekd.files.temporaries import open_own_descriptor
 from facekd.files.writing import naming
 
 
@@ -33,9 +34,9 @@ def map_for_writing(path: str | os.PathLike[str]) -> np.memmap:
     """Maps the array of a `.npy` file for writing, after the disk has set room aside for all of it.
 
     Raises:
-        OSError: the file cannot be written, or the disk has no room for it.
+        OSError: the file cannot be written, is a link, or the disk has no room for it.
     """
-    with open(path, "r+b") as stream, naming(path):  # noqa: PTH123
+    with open(path, "r+b", opener=open_own_descriptor) as stream, naming(path):
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(stream.fileno(), 0, os.fstat(stream.fileno()).st_size)
     return np.lib.format.open_memmap(path, "r+")

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from facekd.files.reading import require_regular_file
 from facekd.files.syncing import sync_folder
 from facekd.files.writing import write_json
 
@@ -75,6 +76,7 @@ def _unfinished(folder: Path, mark: str) -> Path:
 
 
 def _parts_of(unfinished: Path) -> list[str]:
+    require_regular_file(unfinished)
     try:
         return [str(name) for name in json.loads(unfinished.read_bytes())["parts"]]
     except (OSError, ValueError, RecursionError, KeyError, TypeError):

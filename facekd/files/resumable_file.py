@@ -28,7 +28,7 @@ from typing import Any, BinaryIO
 from facekd.errors import DataError, InUseError
 from facekd.files.held_folders import check_held, make_folder
 from facekd.files.locks import is_file_at, lock_open_file
-from facekd.files.reading import stamp_to_rename
+from facekd.files.reading import require_regular_file, stamp_to_rename
 from facekd.files.temporaries import TemporaryFile, hidden_name, open_own_descriptor, open_own_file, set_mode
 from facekd.files.writing import mode_to_keep, replace_together
 
@@ -338,29 +338,29 @@ class ResumableFile:
                         return
                     end, _, words = content[:-1].partition(b"\t")
                     yield int(end), words, line_end, checksum
-        except (FileNotFoundError, ValueError):  # nothing after a damaged line is trusted
+        except (FileNotFoundError, ValueError, RecursionError):  # nothing after a damaged line is trusted
             return
 
 
 def is_unfinished_result(path: Path, job: Mapping[str, Any] | None) -> bool:
     """Returns whether a run of this job gave `path` its name and was stopped before it deleted the journal."""
     try:
-        with journal_path(path).open("rb") as stream:
+        with _opened_journal(path) as stream:
             head = stream.readline()
             stream.seek(-min(stream.seek(0, os.SEEK_END), 100), os.SEEK_END)
             last = stream.read()
         finished = f"\n{FINISHED}\t{stamp_to_rename(path.stat())}\t".encode()
         return last[:-9].endswith(finished) and json.loads(head) == json.loads(json.dumps(_head(job)))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return False
 
 
 def is_begun(path: Path, job: Mapping[str, Any] | None) -> bool:
     """Returns whether a run of this job was stopped before it had ended: its journal is there."""
     try:
-        with journal_path(path).open("rb") as stream:
+        with _opened_journal(path) as stream:
             return json.loads(stream.readline()) == json.loads(json.dumps(_head(job)))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return False
 
 
@@ -383,12 +383,23 @@ def journal_path(path: Path) -> Path:
     return path.with_name(hidden_name(path.name, ".journal"))
 
 
+def _opened_journal(path: Path) -> BinaryIO:
+    """Opens the journal of a file in progress; refuses a pipe or a device, as `whole_lines` does."""
+    require_regular_file(journal_path(path))
+    return journal_path(path).open("rb")
+
+
 def _head(job: Mapping[str, Any] | None) -> dict[str, Any]:
     return {"format": JOURNAL_FORMAT, "version": JOURNAL_VERSION, "job": job}
 
 
 def whole_lines(path: Path) -> Iterator[tuple[bytes, int]]:
-    """Yields the lines of a log with the position where each ends; one that a killed run has cut short is left out."""
+    """Yields the lines of a log with the position where each ends; one that a killed run has cut short is left out.
+
+    Raises:
+        DataError: it is a pipe or a device, which nothing might ever come out of.
+    """
+    require_regular_file(path)
     end = 0
     with path.open("rb") as stream:
         for line in stream:

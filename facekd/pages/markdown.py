@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from facekd.utils.foreign import shown
-from facekd.utils.terminal import LONGEST_MESSAGE, printable
+from facekd.utils.terminal import LONGEST_MESSAGE, on_one_line
 
 _CODE = re.compile("((?<!`)`[^`]+`(?!`))")
 _SIGNS = re.compile(
@@ -43,7 +43,7 @@ def _as_text(block: re.Match[str]) -> str:
 
 def code(text: str) -> str:
     """Returns text as code within a line, whatever backticks it holds; all of it, because commands are copied."""
-    text = _on_one_line(text)
+    text = on_one_line(text)
     fence = "`" * (_longest_run(text) + 1)
     room = " " if text.startswith("`") or text.endswith("`") else ""
     return f"{fence}{room}{text}{room}{fence}"
@@ -51,13 +51,9 @@ def code(text: str) -> str:
 
 def code_block(text: str) -> str:
     """Returns a line of text as a block of code, which no backticks in it can end."""
-    text = _on_one_line(text)
+    text = on_one_line(text)
     fence = "`" * max(3, _longest_run(text) + 1)
     return f"{fence}\n{text}\n{fence}"
-
-
-def _on_one_line(text: str) -> str:
-    return printable(text, len(text), kept="")
 
 
 def _longest_run(text: str) -> int:

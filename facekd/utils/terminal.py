@@ -40,6 +40,11 @@ def printable(text: str, longest: int = LONGEST_MESSAGE, kept: str = "\n") -> st
     )
 
 
+def on_one_line(text: str) -> str:
+    """Returns all of a text as a list or a command shows it: on one line, in one column, and uncut."""
+    return printable(text, len(text), kept="")
+
+
 @contextmanager
 def printable_streams() -> Iterator[None]:
     """Makes whatever is printed `printable`; on standard error, which no program reads, also no text very long."""

@@ -16,6 +16,7 @@ from data_prep import align_faces, pack_records
 from data_prep.photographs.landmark_files import read_landmarks
 from facekd.errors import DataError
 from facekd.images.alignment import align
+from tests.full_disk import full_disk
 from tests.painted_faces import PAINTED
 
 Run = Callable[..., tuple[int, str, str]]
@@ -94,6 +95,42 @@ def test_faces_are_cut_and_the_rest_is_listed(photos: Path, tmp_path: Path, scrf
     assert report["counts"]["unreadable"] == 3 and report["counts"]["several_faces"] == 1
     assert (aside / "no_face" / "Bob" / "none.png").read_bytes() == (photos / "Bob" / "none.png").read_bytes()
     assert run(pack_records.main, out, tmp_path / "packed")[0] == 0
+
+
+def test_copies_of_what_is_set_aside_are_whole_and_follow_no_link(
+    photos: Path, tmp_path: Path, scrfd: Path, run: Run
+) -> None:
+    out, aside, victim = tmp_path / "out", tmp_path / "aside", tmp_path / "victim"
+    victim.write_bytes(b"mine")
+    planted = aside / "no_face" / "Bob" / "none.png"
+    planted.parent.mkdir(parents=True)
+    planted.symlink_to(victim)
+    arguments = (photos, out, "--detector", scrfd, "--set-aside", aside, *FLAGS)
+
+    # The crops fit, and one of the copies does not: it is named, and no half of it is there.
+    with (photos / "Bob" / "none.png").open("ab") as stream:
+        stream.write(bytes(300_000))
+    with full_disk(100_000):
+        status, _, error = run(align_faces.main, *arguments)
+    assert status == 2 and f"File too large: {planted}" in error
+    assert [path for path in aside.rglob("*") if not path.is_dir()] == [planted] and planted.is_symlink()
+
+    # With room, the link is replaced, and what cannot be read is counted.
+    status, text, _ = run(align_faces.main, *arguments)
+    assert status == 0 and f"copied to {aside}, but for 1 that cannot be read" in text
+    assert victim.read_bytes() == b"mine" and not planted.is_symlink()
+    names = {str(path.relative_to(aside)) for path in aside.rglob("*") if not path.is_dir()}
+    assert names == {
+        "low_confidence/Bob/unsure.png", "no_face/Bob/none.png", "unreadable/Cyd/broken.jpg", "unreadable/Cyd/empty.jpg"
+    }  # fmt: skip
+    assert all((aside / name).read_bytes() == (photos / name.partition("/")[2]).read_bytes() for name in names)
+
+
+def test_a_name_makes_no_line_in_the_list(photos: Path, tmp_path: Path, scrfd: Path, run: Run) -> None:
+    (photos / "Bob" / "none.png").rename(photos / "Bob" / "none\nAda\tno_face\x1b.png")
+    assert run(align_faces.main, photos, tmp_path / "out", "--detector", scrfd, *FLAGS)[0] == 0
+    lines = (tmp_path / "out" / "set_aside.tsv").read_text().splitlines()
+    assert len(lines) == 6 and lines[1].split("\t")[:2] == ["Bob/none\\nAda\\tno_face\\x1b.png", "no_face"]
 
 
 def test_yunet_cuts_the_same_crops(photos: Path, tmp_path: Path, scrfd: Path, yunet: Path, run: Run) -> None:

@@ -115,6 +115,12 @@ TABLE = (
         "data align {in}/photos out --landmarks {in}/landmarks.tsv --workers 1 --set-aside out/aside",
         ("align_report.json",),
     ),
+    Command(
+        "align-over",
+        "data align {in}/photos out --landmarks {in}/landmarks.tsv --workers 1 --set-aside out/aside --force",
+        ("align_report.json",),
+        over="data align {in}/photos out --landmarks {in}/landmarks.tsv --workers 1 --set-aside out/aside",
+    ),
     Command("pack", "data pack {in}/folders out --size 32 --workers 1", ("train.rec",)),
     Command("unpack", "data unpack {in}/faces out", ()),
     Command("index", "data index {in}/faces/train.rec --output out/train.idx", ("train.idx",)),

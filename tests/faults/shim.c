@@ -173,6 +173,9 @@ ON_FILE(ssize_t, read, READS, (int file, void *bytes, size_t size), (file, bytes
 ON_FILE(ssize_t, pread, READS, (int file, void *bytes, size_t size, off_t place), (file, bytes, size, place))
 ON_FILE(ssize_t, pread64, READS, (int file, void *bytes, size_t size, off64_t place), (file, bytes, size, place))
 ON_FILE(ssize_t, sendfile, WRITES | SPACE, (int file, int from, off_t *place, size_t size), (file, from, place, size))
+ON_FILE(ssize_t, copy_file_range, WRITES | SPACE,
+        (int from, off64_t *start, int file, off64_t *place, size_t size, unsigned flags),
+        (from, start, file, place, size, flags))
 ON_FILE(ssize_t, sendfile64, WRITES | SPACE, (int file, int from, off64_t *place, size_t size),
         (file, from, place, size))
 

@@ -15,6 +15,7 @@ from tests.faults.checks import found_after_fault, found_after_rerun, found_in_m
 from tests.faults.commands import COMMANDS
 from tests.faults.contents import contents_of, differences
 from tests.faults.plan import failures, kills
+from tests.faults.planted import places
 
 INDEX = COMMANDS["index"]
 WHOLE = {"out/train.idx": "0", "out/log.jsonl": "0"}
@@ -98,6 +99,24 @@ def test_what_differs_after_the_second_run_is_found() -> None:
 )
 def test_a_message_names_the_file(status: int, output: str, is_good: bool) -> None:
     assert (not found_in_message(ended(status, output), ["train.idx"])) == is_good
+
+
+def test_a_link_is_planted_in_each_kind_of_place() -> None:
+    names = [
+        "out/a.json",
+        "out/b.json",
+        "out/train/1.jpg",
+        "out/train/2.jpg",
+        "out/aside/no_face/1.jpg",
+        "cache/c.json",
+    ]
+    assert places(names) == ["out/a.json", "out/aside/no_face/1.jpg", "out/train/1.jpg"]
+
+
+@pytest.mark.parametrize("word", ["sendfile", "sendfile64", "copy_file_range"])
+def test_a_disk_is_full_while_the_kernel_copies_a_file(word: str) -> None:
+    calls = [["1", "1", "openat", "/out/a"], ["2", "1", word, "/out/aside/a"]]
+    assert Fault("errors", 2, 28) in failures(calls, [], 2)
 
 
 def test_times_and_paths_do_not_count(tmp_path: Path) -> None:

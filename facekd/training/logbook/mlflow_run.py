@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from facekd import __version__
+from facekd.files.temporaries import temporary_folder
 from facekd.training.logbook.tracked_run import Entry, Outcome, RunFacts, TrackedRun
 from facekd.utils.foreign import shown
 
@@ -111,17 +112,18 @@ class MlflowRun(TrackedRun):
 
 
 def _own_database(path: Path) -> str:
-    """Returns the URI of a database, and makes it where there is none, under another name until all its tables exist.
+    """Returns the URI of a database, and makes it where there is none, elsewhere until all its tables exist.
 
-    MLflow makes them by dozens of migrations, and cannot use a database that was left in the midst of them.
+    MLflow makes them by dozens of migrations, and cannot use a database that was left in the midst of them. SQLite
+    opens files by their names and follows links, so that its folder is one that nobody can plant a link in.
     """
     from mlflow import MlflowClient  # pyright: ignore[reportMissingImports]
 
     if not path.exists():
-        unfinished = path.with_suffix(".unfinished")
-        unfinished.unlink(missing_ok=True)
-        MlflowClient(tracking_uri=f"sqlite:///{unfinished}").search_experiments(max_results=1)
-        unfinished.replace(path)
+        path.with_suffix(".unfinished").unlink(missing_ok=True)  # as an earlier facekd called it
+        with temporary_folder(path) as staged:
+            MlflowClient(tracking_uri=f"sqlite:///{staged / path.name}").search_experiments(max_results=1)
+            (staged / path.name).replace(path)
     return f"sqlite:///{path}"
 
 

@@ -33,6 +33,13 @@ def test_an_array_with_holes_gets_its_room_and_keeps_its_content(tmp_path: Path)
     assert array[3].tolist() == [3] * 512 and array.sum() == 3 * 512
 
 
+def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
+    create_npy(tmp_path / "victim.npy", np.dtype("<f4"), (2, 3)).flush()
+    (tmp_path / "a.npy").symlink_to(tmp_path / "victim.npy")
+    with pytest.raises(OSError, match="a link or a device lies where facekd writes a file of its own"):
+        map_for_writing(tmp_path / "a.npy")
+
+
 def test_too_little_room_is_an_error_that_names_the_file(tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
     with full_disk(100_000), pytest.raises(OSError) as caught:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from facekd.errors import InUseError
+from data_prep.jobs.conversion_log import ConversionLog
+from facekd.errors import DataError, InUseError
 from facekd.files import resumable_file
-from facekd.files.resumable_file import ResumableFile
+from facekd.files.array_file import open_arrays
+from facekd.files.result_folder import start_results
+from facekd.files.resumable_file import ResumableFile, is_begun, is_unfinished_result, whole_lines
 
 JOB = {"source": "a", "sizes": [1, 2]}
 
@@ -100,6 +105,36 @@ def test_a_damaged_journal_is_believed_as_far_as_it_goes(tmp_path: Path, damage,
     again.note("last")
     again.put_in_place()
     assert (tmp_path / "a.bin").read_bytes() == b"onetwo"[: max(expected, default=0)] + b"end"
+
+
+@pytest.mark.parametrize("line", [b"[" * 100_000, b"9" * 5000, b"\xff"])
+def test_a_journal_that_others_have_written_is_not_believed(tmp_path: Path, line: bytes) -> None:
+    (tmp_path / ".a.bin.partial").write_bytes(b"123")
+    (tmp_path / "a.bin").write_bytes(b"456")
+    (tmp_path / ".a.bin.journal").write_bytes(line + b"\n")
+    assert not is_begun(tmp_path / "a.bin", JOB) and not is_unfinished_result(tmp_path / "a.bin", JOB)
+    file = write_some(tmp_path / "a.bin", [b"one"])
+    assert file.num_found == 0
+    file.put_in_place()
+    assert names_in(tmp_path) == ["a.bin"] and (tmp_path / "a.bin").read_bytes() == b"one"
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda folder: is_begun(folder / "x", JOB),
+        lambda folder: is_unfinished_result(folder / "x", JOB),
+        lambda folder: next(whole_lines(folder / ".x.journal")),
+        lambda folder: open_arrays(folder / ".x.journal"),
+        lambda folder: ConversionLog(folder, {}),
+        lambda folder: start_results(folder),
+    ],
+)
+def test_a_pipe_in_the_place_of_what_a_run_has_left_is_refused(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    for name in (".x.journal", ".convert_progress.json", ".results.json.unfinished"):
+        os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError, match="is a named pipe"):
+        read(tmp_path)
 
 
 def test_a_journal_without_its_file_is_of_no_use(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 from facekd import __version__
 from facekd.errors import ConfigError
 from facekd.training.config import TrainConfig
-from facekd.training.logbook import Logbook, background, require_trackers
+from facekd.training.logbook import Logbook, background, mlflow_run, require_trackers
 from facekd.training.logbook.trackers import REMOTE
 from facekd.training.train import main
 
@@ -145,6 +145,22 @@ def test_the_config_knows_the_trackers_that_there_are() -> None:
     assert set(names) == {"tensorboard", *REMOTE}
     config = TrainConfig.__new__(TrainConfig)
     assert vars(TrainConfig)["trackers"].fget(config) == ("tensorboard",)
+
+
+def test_the_database_of_mlflow_is_made_where_nobody_can_plant_a_link(server: FakeServer, tmp_path: Path) -> None:
+    folder, victim = tmp_path / "run", tmp_path / "victim"
+    folder.mkdir()
+    victim.write_bytes(b"mine")
+
+    def client(tracking_uri: str) -> Any:
+        (folder / "mlflow.unfinished").symlink_to(victim)  # at the moment before SQLite opens its file by its name
+        Path(tracking_uri.removeprefix("sqlite:///")).write_bytes(b"tables")
+        return SimpleNamespace(search_experiments=lambda max_results: None)
+
+    vars(sys.modules["mlflow"]).update(MlflowClient=client)
+    assert mlflow_run._own_database(folder / "mlflow.db") == f"sqlite:///{folder}/mlflow.db"
+    assert victim.read_bytes() == b"mine" and (folder / "mlflow.db").read_bytes() == b"tables"
+    assert {path.name for path in folder.iterdir()} == {"mlflow.db", "mlflow.unfinished"}
 
 
 @pytest.mark.parametrize("tracker", ["wandb", "mlflow"])

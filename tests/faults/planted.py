@@ -1,0 +1,79 @@
+"""Plants a link where each command will write, and checks that no command writes through it.
+
+For each kind of file that a command writes, a link under one of its names leads to a file of somebody else. The command
+must replace the link, or refuse it in one sentence. Either way the other file stays as it was, and where the command
+succeeds, its results are those of an undisturbed run.
+
+    python -m tests.faults.planted --work /tmp/x [NAME ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePath
+
+from tests.faults.commands import COMMANDS, Command
+from tests.faults.contents import differences
+from tests.faults.inputs import prepare_inputs
+from tests.faults.two_runs import results_of, start, undisturbed, wait
+
+OTHERS = b"This belongs to somebody else."
+
+
+def places(names: Sequence[str]) -> list[str]:
+    """Returns one of the results for each kind: files of one suffix, and as deep below the folder, are of one kind."""
+    chosen: dict[tuple[int, str], str] = {}
+    for name in sorted(names):
+        path = PurePath(name)
+        if path.parts[0] == "out":
+            chosen.setdefault((len(path.parts), path.suffix or path.name), name)
+    return list(chosen.values())
+
+
+def problem(
+    command: Command, attempt: Path, inputs: Path, name: str, expected: dict[str, str], victim: Path
+) -> tuple[str, str]:
+    """Runs a command over a link; returns what went wrong, or nothing, and how it ended."""
+    victim.write_bytes(OTHERS)
+    link = command.start_in(attempt, inputs) / name
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(victim)
+    ended = wait(start(command, attempt, inputs))
+    found = [ended.problem(command.processes > 1)]
+    if victim.read_bytes() != OTHERS:
+        found.append("wrote through the link")
+    if not ended.status:
+        found += differences(results_of(attempt), expected)[:3]
+        found += ["the link is left"] if link.is_symlink() else []
+    return "; ".join(filter(None, found)), ended.complaint or f"status {ended.status}"
+
+
+def check(command: Command, work: Path, inputs: Path) -> Iterator[tuple[str, str]]:
+    """Yields for each place of a link what went wrong, after `ok: ` if nothing did."""
+    expected, _ = undisturbed(command, work / "planted", inputs)
+    for name in places(list(expected)):
+        found, said = problem(command, work / "planted", inputs, name, expected, work / "victim")
+        yield name, found or f"ok: {said}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Checks the commands that are named, or all that are quick; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder for inputs and attempts")
+    parser.add_argument("names", nargs="*", help="commands; default: all that are quick")
+    arguments = parser.parse_args(argv)
+    work: Path = arguments.work.resolve()
+    inputs = prepare_inputs(work / "inputs")
+    # What begins over older results finds files of its own there.
+    quick = [name for name, command in COMMANDS.items() if not (command.expensive or command.over)]
+    failed = 0
+    for name in arguments.names or quick:
+        for place, said in check(COMMANDS[name], work, inputs):
+            failed += not said.startswith("ok: ")
+            print(f"{name}\t{place}\t{said}", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
