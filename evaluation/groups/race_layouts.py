@@ -22,6 +22,7 @@ from facekd.utils.wording import counted
 from facekd.verification.kfold import FoldKind
 
 RFW_PAIRS = 6000  # of each group
+MAX_NAME = 200  # bytes of the name of a person, which the names of images begin with; Linux has at most 255
 MAX_DIGITS = 8  # of the number of an image or a fold
 SUFFIXES = (".jpg", ".png", ".jpeg")
 # Columns of BFW's table: the attribute that each pair of columns gives.
@@ -58,7 +59,7 @@ def _load_rfw(root: Path, images: Path, folds: int, fold_kind: FoldKind) -> File
     lists = _rfw_lists(root)
     for path in lists:
         group, before = path.parent.name, len(pairs.is_same)
-        rows = [line.split() for line in read_text_file(path).splitlines() if line.strip()]
+        rows = [line.split() for line in read_text_file(path).split("\n") if line.strip()]
         for number, row in enumerate(rows):
             people, numbers = _rfw_pair(row, path)
             subjects = (f"{group}/{people[0]}", f"{group}/{people[1]}")
@@ -92,6 +93,11 @@ def _rfw_pair(row: list[str], path: Path) -> tuple[tuple[str, str], tuple[str, s
         raise DataError(
             f"{path}: a line is '{shown(' '.join(row))}'; expected PERSON N M for two images of a person, or "
             "PERSON N OTHER M for two people"
+        )
+    if long := next((person for person in people if len(person.encode()) > MAX_NAME), None):
+        raise DataError(
+            f"{path}: names the person '{shown(long)}', which is {counted(len(long.encode()), 'byte')} long; expected "
+            f"at most {MAX_NAME}"
         )
     return people, numbers
 

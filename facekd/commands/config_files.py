@@ -262,18 +262,13 @@ def _read_yaml(path: Path, config_class: type, prog: str) -> dict[str, Any]:
 
 def _check_entries(path: Path, item: Field[Any], found: Any) -> None:
     """Parses each entry of a section by itself, because jsonargparse would not say which of them is wrong."""
-    from jsonargparse import ArgumentParser
-
-    from facekd.commands.yaml_files import MODE
-
     entry_class = item.metadata["entries"]
     if isinstance(item.default, tuple) and isinstance(found, dict) and found:
         raise ConfigError(f"{path}: {item.name} is a list: begin each of its entries with a line `- key: value`")
     entries = list(found.items() if isinstance(found, dict) else enumerate(found) if isinstance(found, list) else ())
     if not entries:
         return
-    parser = ArgumentParser(exit_on_error=False, parser_mode=MODE)
-    parser.add_class_arguments(entry_class)
+    parser = _parser_of_entries(entry_class)
     for key, entry in entries:
         if isinstance(found, list) and not isinstance(entry, dict) and item.metadata.get("path"):
             continue  # a plain value; whether the field takes one is checked with the rest
@@ -284,6 +279,17 @@ def _check_entries(path: Path, item: Field[Any], found: Any) -> None:
             parser.instantiate(parser.parse_object(entry))
         except Exception as error:
             raise _readable(error, config_keys(entry_class), path, {*entry}, f"{place}.") from error
+
+
+@cache  # a file may have many sections of entries, and a study many files
+def _parser_of_entries(entry_class: type) -> Any:
+    from jsonargparse import ArgumentParser
+
+    from facekd.commands.yaml_files import MODE
+
+    parser = ArgumentParser(exit_on_error=False, parser_mode=MODE)
+    parser.add_class_arguments(entry_class)
+    return parser
 
 
 def _readable(

@@ -17,7 +17,7 @@ from facekd.cli import main
 from facekd.errors import DataError
 from facekd.files.array_cache import load_cached
 from facekd.files.reading import require_regular_file, sha256_of_file
-from tests.facekd.results.test_odd_results import pack
+from tests.results_of_each_kind import pack
 
 
 @pytest.fixture(autouse=True)

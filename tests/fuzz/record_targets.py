@@ -22,7 +22,7 @@ from facekd.errors import RecordError
 from facekd.files.array_cache import load_cached, save_cached
 from facekd.files.array_file import ALIGNMENT, MAGIC, START_BYTES
 from tests.fuzz.binary_targets import encoded
-from tests.fuzz.target import Target
+from tests.fuzz.target import Target, rows_of
 from tests.hostile_values import JSON_KINDS, changed_by
 
 RECORD_MAGIC = (0xCED7230A).to_bytes(4, "little")
@@ -100,7 +100,7 @@ def _idx_seeds() -> list[bytes]:
     texts = ["".join(f"{key}\t{offset}\n" for key, offset in enumerate(lengths)), "3 4\n1  0\n"]
     texts += ["0\t0\r\n1\t16\r\n12\t2048\r\n", "\ufeff0\t0\n1\t16"]
     texts.append("".join(f"{key}\t{1000 * key}\n" for key in range(95, 115)))
-    return [text.encode() for text in texts]
+    return [*(text.encode() for text in texts), texts[0].encode("utf-16")]
 
 
 def _read_idx(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -119,8 +119,7 @@ def _read_idx(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _check_idx(content: bytes, found: Any) -> None:
     """Compares with Python's own parsing, a line at a time."""
-    text = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
-    rows = [[int(word) for word in line.split()] for line in text.split("\n") if line.strip()]
+    rows = [[int(word) for word in row.split()] for row in rows_of(content)]
     keys, offsets = found
     assert [[key, offset] for key, offset in zip(keys.tolist(), offsets.tolist(), strict=True)] == rows
 

@@ -6,8 +6,11 @@ beyond the size of the file, is a fault of facekd.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import errno
 import io
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -51,6 +54,27 @@ class Target:
     max_len: int = 65536
 
 
+def lines(*rows: str) -> list[bytes]:
+    """Returns a seed of these lines: plain, with carriage returns, with a byte-order mark, and as UTF-16."""
+    text = "\n".join(rows) + "\n"
+    plain = text.encode()
+    return [plain, plain.replace(b"\n", b"\r\n"), codecs.BOM_UTF8 + plain, text.encode("utf-16")]
+
+
+def rows_of(content: bytes, is_row: Callable[[str], object] = str.strip) -> list[str]:
+    """Returns the lines of a text that are not blank, as Python decodes it: an oracle for `read_text_file`.
+
+    Args:
+        content: the bytes; those of no encoding become surrogates.
+        is_row: tells which lines count.
+    """
+    marks = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"}
+    marks |= {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+    encoding = next((name for mark, name in marks.items() if content.startswith(mark)), "utf-8-sig")
+    text = content.decode(encoding, "surrogateescape" if encoding == "utf-8-sig" else "strict")
+    return [row for row in re.split("\r\n|\r|\n", text) if is_row(row)]
+
+
 class TargetRunner:
     """Feeds one target with bytes, in a folder of its own in memory where the system has one."""
 
@@ -83,7 +107,7 @@ class TargetRunner:
             return False
         except OSError as error:
             # The operating system's own errors reach the user with the name of the file.
-            if error.filename is None:
+            if error.filename is None or error.errno == errno.ENAMETOOLONG:
                 raise
             return False
         self.found = result

@@ -178,6 +178,8 @@ def _parse_any(idx_path: Path) -> tuple[np.ndarray, np.ndarray]:
             text = read_text_file(idx_path, error=RecordError)
             if not text.strip():
                 raise RecordError(f"{idx_path} holds no lines: delete it, and make it again by `facekd data index`")
+            if not text.isascii():  # numpy takes some letters of other scripts for digits of thousands
+                raise ValueError("it holds letters of another script")
             table = np.loadtxt(io.StringIO(text), dtype=np.int64, ndmin=2, comments=None)
         except (ValueError, OverflowError, DeprecationWarning) as error:
             raise RecordError(_wrong_line(idx_path, shown(error))) from error

@@ -122,6 +122,9 @@ def test_what_is_wrong_in_a_layout_is_named(tmp_path: Path) -> None:
         pairs.write_text("m.0\t1\t2\n" + line + "\n")
         with pytest.raises(DataError, match=r"Asian_pairs\.txt: a line is"):
             load_race_layout(tmp_path / "RFW", None, 2, "auto")
+    pairs.write_text("m" * 300 + "\t1\t2\n")  # a name that no file can have
+    with pytest.raises(DataError, match=r"Asian_pairs\.txt: names the person .* 300 bytes"):
+        load_race_layout(tmp_path / "RFW", None, 2, "auto")
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,7 @@ def test_indexes_of_other_tools_are_read(tmp_path: Path, text: str) -> None:
         ("", "a.idx is empty"),
         ("1\t0\nx\t4\n", r"a.idx is not an index.*: line 2 is 'x\\t4'"),
         ("1\t0\n2\t4\t5\n", "a.idx is not an index"),
+        ("1\t0\n2\t2\u09345\n", "a.idx is not an index.*: line 2"),
         ("1\t0\t1\n2\t4\t5\n", r"line 1 is '1\\t0\\t1'"),
         ("0\t0\n1 8\t16\n\t24\n", r"line 2 is '1 8\\t16'"),  # the numbers of two lines, but not two in each
         ("0-4\t\n8\t16\n", r"line 1 is '0-4\\t'"),

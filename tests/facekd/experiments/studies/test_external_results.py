@@ -17,7 +17,7 @@ from facekd.experiments.studies.comparison import Values, unpaired_difference
 from facekd.experiments.studies.file import load_study
 from facekd.experiments.studies.results import gather
 from tests.facekd.experiments.studies.test_classification_study import RESNET20, SEEDS, write, write_result
-from tests.facekd.results.test_odd_results import pack
+from tests.results_of_each_kind import pack
 
 THEIRS = [0.81, 0.78, 0.85, 0.8, 0.79, 0.83]
 METHODS = {"alone": {"verb": "train"}, "other": {"verb": "train", "config": RESNET20}}
