@@ -59,7 +59,7 @@ class FaceDetector(Protocol):
     kind: str
 
     def detect(self, image: np.ndarray, least_score: float, input_size: int) -> Faces:
-        """Returns the faces in an image.
+        """Returns the faces in an image; one with a coordinate that is not finite is left out.
 
         Args:
             image: uint8 RGB (H, W, 3).
@@ -143,17 +143,20 @@ class ScrfdDetector:
         blob = ((canvas.astype(np.float32) - SCRFD_MEAN) / SCRFD_STD).transpose(2, 0, 1)[None]
         try:
             outputs = self._session.run(None, {self._input_name: np.ascontiguousarray(blob)})
+            outputs = [np.asarray(output) for output in outputs]
         except Exception as error:
             raise ModelError(f"{self.path}: fails on an image of {side}x{side} pixels: {brief(str(error))}") from error
 
-        outputs = [np.asarray(output) for output in outputs]
-        if sorted(output.shape[-1:] for output in outputs) != sorted(SCRFD_ENDS) or outputs[0].dtype.kind != "f":
+        is_numeric = all(output.dtype.kind == "f" for output in outputs)
+        if sorted(output.shape[-1:] for output in outputs) != sorted(SCRFD_ENDS) or not is_numeric:
             raise ModelError(f"{self.path}: returns other values than it declares, on an image of {side}x{side} pixels")
 
         # Keep the best of overlapping faces, and go back to pixels of the image.
         scores, boxes, landmarks = self._decode(outputs, side)
-        kept = scores >= least_score
+        kept = (scores >= least_score) & _are_finite(scores, boxes, landmarks)
         boxes, landmarks, scores = boxes[kept], landmarks[kept], scores[kept]
+        if scores.max(initial=0) > 1:
+            raise ModelError(f"{self.path}: gives a face the score {scores.max():.4g}; expected 0 to 1: not an SCRFD")
         best = without_overlaps(boxes, scores, SCRFD_OVERLAP)
         stretch = np.array([image.shape[1] / scaled.shape[1], image.shape[0] / scaled.shape[0]])
         return Faces(boxes[best] * np.tile(stretch, 2), landmarks[best] * stretch, scores[best])
@@ -209,6 +212,7 @@ class YunetDetector:
 
         # Sort by score, and go back to pixels of the image.
         rows = np.zeros((0, 15)) if rows is None else rows.astype(np.float64)
+        rows = rows[_are_finite(rows)]
         rows = rows[np.argsort(-rows[:, 14], kind="stable")]
         stretch = np.array([image.shape[1] / width, image.shape[0] / height])
         corners = np.concatenate([rows[:, :2], rows[:, :2] + rows[:, 2:4]], axis=1)
@@ -238,6 +242,11 @@ def without_overlaps(boxes: np.ndarray, scores: np.ndarray, most_overlap: float)
     # The detector has cut off low scores; OpenCV drops those of 0 as well.
     kept = cv2.dnn.NMSBoxes(np.concatenate([corners, sides], axis=1), scores, 0.0, most_overlap)  # type: ignore
     return np.asarray(kept, dtype=np.int64)
+
+
+def _are_finite(*columns: np.ndarray) -> np.ndarray:
+    """Tells which of F faces, (F, ...) each, have no NaN and no infinity: a face that has one is nowhere."""
+    return np.logical_and.reduce([np.isfinite(column).all(axis=tuple(range(1, column.ndim))) for column in columns])
 
 
 def _scale(image: np.ndarray, scale: float) -> np.ndarray:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import struct
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,11 +21,47 @@ from facekd.checkpoints.contents import HeadShards, from_plain_fields
 from facekd.checkpoints.head_shards import read_rows
 from facekd.embedder import OnnxEmbedder
 from facekd.embedder.onnx_models.file import OnnxFile, load_external_data, read_onnx_file
+from facekd.faces.detectors import Faces, ScrfdDetector
 from facekd.files.reading import read_json
 from facekd.images.preprocessing import Preprocessing, parse_metadata
 from tests.fuzz.target import Target
 
 WEIGHTS = np.random.default_rng(0).normal(size=(2, 3, 4, 4)).astype(np.float32)
+# What a field of a model may say: of names and places, numbers, and weights.
+NAMES = (
+    "",
+    "images",
+    "w",
+    "weights",
+    "../up/weights",
+    "/dev/zero",
+    "pipe",
+    "zeros",
+    "Loop",
+    "\x1b[31m",
+    "x" * 100_000,
+    "9" * 400,
+)
+FIELD_VALUES: dict[type, tuple[Any, ...]] = {
+    str: NAMES,
+    bytes: tuple(name.encode() for name in NAMES),
+    int: (0, 1, -1, 2, 7, 10, 2**31 - 1, 2**31, -(2**31), 2**40, 2**63 - 1, -(2**63)),
+    float: (0.0, -1.0, float("nan"), float("inf"), 1e38),
+}
+OTHER_OUTPUTS: tuple[Callable[[np.ndarray], Any], ...] = (
+    *[lambda array: array] * 8,
+    lambda array: array[None],
+    lambda array: array.ravel(),
+    lambda array: array[:-1],
+    lambda array: array[:0],
+    lambda array: array.astype(np.float64),
+    lambda array: array.astype(np.complex64),
+    lambda array: array.astype("U9"),
+    lambda array: array.astype(object),
+    lambda array: array > 0,
+    lambda array: [[1.0], [1.0, 2.0]],
+    lambda array: [{"a": 1}],
+)
 HEAD = "shard-00002-model-00001-of-00001.safetensors"
 
 
@@ -71,7 +110,7 @@ def _onnx_folder(folder: Path) -> None:
     (folder / "up").symlink_to("..")
 
 
-def _check_onnx(_: bytes, found: OnnxFile) -> None:
+def _check_onnx(found: OnnxFile) -> None:
     """What is beside a file lies in its folder, and onnx's own reader finds the same bytes there."""
     folder = found.path.parent
     assert all(file.resolve().is_relative_to(folder.resolve()) and file.is_file() for file in found.data_files)
@@ -87,12 +126,87 @@ def _check_onnx(_: bytes, found: OnnxFile) -> None:
         assert other.raw_data.startswith(own.raw_data)
 
 
-def _open_onnx(path: Path) -> Any:
+def _read_onnx(path: Path) -> str:
+    """Reads a model, opens it and embeds two images."""
+    _check_onnx(read_onnx_file(path))
     embedder = OnnxEmbedder(path, threads=1)
     size = embedder.preprocessing.image_size
     if size <= 64 and embedder.batch_size <= 64:
         assert embedder.embed(np.zeros((2, size, size, 3), np.uint8)).shape == (2, embedder.embedding_size)
     return embedder.fingerprint
+
+
+def _read_changed_onnx(path: Path) -> str:
+    """Reads a model in which up to four fields are changed: the bytes say of which model, which fields, and how."""
+    choices = path.read_bytes() or b"\0"
+    seeds = _onnx_seeds()
+    model = onnx.ModelProto.FromString(seeds[choices[0] % len(seeds)])
+    for start in range(1, min(len(choices), 13) - 2, 3):
+        fields = list(_fields(model))
+        message, name, place = fields[int.from_bytes(choices[start : start + 2], "little") % len(fields)]
+        with contextlib.suppress(ValueError):  # a number that the field cannot hold
+            _change_field(message, name, place, choices[start + 2])
+    path.write_bytes(model.SerializeToString())
+    return _read_onnx(path)
+
+
+def _fields(message: Any) -> Iterator[tuple[Any, str, int | None]]:
+    """Yields the fields that are set in a message and in those within: the message, a name, and a place in a list."""
+    for field, value in message.ListFields():
+        values = list(value) if hasattr(value, "append") else [value]
+        for place, own in enumerate(values):
+            yield message, field.name, place if hasattr(value, "append") else None
+            if field.message_type is not None:
+                yield from _fields(own)
+
+
+def _change_field(message: Any, name: str, place: int | None, kind: int) -> None:
+    """Changes a value, or leaves out or repeats a message."""
+    field = getattr(message, name)
+    value = field if place is None else field[place]
+    others = FIELD_VALUES.get(type(value))
+    if others is None and place is None:
+        message.ClearField(name)
+    elif others is None:
+        field.pop(place) if kind % 2 else field.add().CopyFrom(value)
+    elif place is None:
+        setattr(message, name, others[kind % len(others)])
+    else:
+        field[place] = others[kind % len(others)]
+
+
+def _outputs(content: bytes) -> list[np.ndarray]:
+    """Returns what an SCRFD may return for 64x64 pixels: nine bytes choose types and shapes, the others are values."""
+    choices, values = content[:9].ljust(9, b"\0"), content[9:]
+    floats = np.frombuffer(values[: len(values) // 4 * 4] or bytes(4), "<f4")
+    arrays, start = [], 0
+    for size in (1, 4, 10):
+        for cells in (8, 4, 2):
+            count = 2 * cells * cells * size
+            arrays.append(np.resize(np.roll(floats, -start), count).reshape(-1, size))
+            start += count
+    return [OTHER_OUTPUTS[choice % len(OTHER_OUTPUTS)](array) for choice, array in zip(choices, arrays, strict=True)]
+
+
+def _scrfd_seeds() -> list[bytes]:
+    """Returns outputs without faces, with one, and with many."""
+    values = np.random.default_rng(0).normal(size=(3, 168 * 15)).astype("<f4")
+    values[:, :168] = 0
+    values[1, 3], values[2, :168] = 0.9, np.linspace(0.1, 1, 168)
+    return [bytes(9) + row.tobytes() for row in values]
+
+
+def _detect(path: Path) -> Faces:
+    port = SimpleNamespace(name="image", shape=[1, 3, 64, 64])
+    session = SimpleNamespace(get_inputs=lambda: [port], run=lambda *_: _outputs(path.read_bytes()))
+    return ScrfdDetector(path, session).detect(np.zeros((96, 64, 3), np.uint8), 0.5, 64)
+
+
+def _check_faces(_: bytes, found: Faces) -> None:
+    """Faces are somewhere, have scores between the least one and 1, and do not overlap much."""
+    assert found.boxes.shape == (len(found), 4) and found.landmarks.shape == (len(found), 5, 2)
+    assert np.isfinite(found.boxes).all() and np.isfinite(found.landmarks).all()
+    assert ((found.scores >= 0.5) & (found.scores <= 1)).all() and (np.diff(found.scores) <= 0).all()
 
 
 def _read_records(path: Path) -> Preprocessing:
@@ -151,8 +265,17 @@ def _check_description(_: bytes, found: torch.Tensor | None) -> None:
 
 
 TARGETS = [
-    Target("onnx_file", "m.onnx", read_onnx_file, _onnx_seeds, _check_onnx, _onnx_folder),
-    Target("onnx", "m.onnx", _open_onnx, _onnx_seeds, prepare=_onnx_folder, copies=40),
+    Target("onnx", "m.onnx", _read_onnx, _onnx_seeds, prepare=_onnx_folder, copies=40),
+    Target(
+        "onnx_field",
+        "m.onnx",
+        _read_changed_onnx,
+        lambda: [bytes([number]) for number in range(4)],
+        prepare=_onnx_folder,
+        copies=30,
+        max_len=13,
+    ),
+    Target("scrfd", "d.onnx", _detect, _scrfd_seeds, _check_faces),
     Target(
         "onnx_records",
         "records",

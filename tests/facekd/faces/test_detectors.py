@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from facekd.errors import ModelError
-from facekd.faces.detectors import open_detector, without_overlaps
+from facekd.faces.detectors import ScrfdDetector, open_detector, without_overlaps
 from tests.painted_faces import PAINTED, paint
 
 
@@ -113,6 +115,46 @@ def test_a_detector_that_names_another_file_or_takes_no_image_is_refused(tmp_pat
     onnx.save(model, path)
     with pytest.raises(ModelError, match=r"d\.onnx: refused: the data of tensor 'v0' are said to lie in '/dev/zero'"):
         open_detector(path)
+
+
+def scrfd_returning(changes: dict[int, Callable[[np.ndarray], Any]]) -> ScrfdDetector:
+    """Returns an SCRFD for 64x64 pixels with these changes to its outputs: scores 0-2, boxes 3-5, landmarks 6-8."""
+    outputs: list[Any] = [np.full((2 * cells**2, size), 0.5, np.float32) for size in (1, 4, 10) for cells in (8, 4, 2)]
+    for place, change in changes.items():
+        outputs[place] = change(outputs[place])
+    port = SimpleNamespace(name="image", shape=[1, 3, 64, 64])
+    return ScrfdDetector(Path("d.onnx"), SimpleNamespace(get_inputs=lambda: [port], run=lambda *_: outputs))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 3, 6])
+def test_a_face_that_is_nowhere_is_left_out(place: int, value: float) -> None:
+    def leave_two(scores: np.ndarray) -> np.ndarray:
+        scores[:] = 0
+        scores[[7, 100], 0] = 0.9, 0.8
+        return scores
+
+    def displace(array: np.ndarray) -> np.ndarray:
+        array[7, 0] = value
+        return array
+
+    # The better of two faces has one number that is none.
+    few = {place: lambda scores: scores * 0 for place in (1, 2)} | {0: leave_two}
+    image = np.zeros((64, 64, 3), np.uint8)
+    assert scrfd_returning(few).detect(image, 0.5, 64).scores == pytest.approx([0.9, 0.8])
+    change = {place: lambda array: displace(few[place](array) if place in few else array)}
+    assert scrfd_returning(few | change).detect(image, 0.5, 64).scores == pytest.approx([0.8])
+
+
+def test_scores_beyond_1_and_outputs_that_are_no_numbers_are_said() -> None:
+    image = np.zeros((64, 64, 3), np.uint8)
+    with pytest.raises(ModelError, match=r"d\.onnx: gives a face the score 2; expected 0 to 1: not an SCRFD"):
+        scrfd_returning({1: lambda array: array * 4}).detect(image, 0.5, 64)
+    for kind in (np.complex64, np.str_, object, bool):
+        with pytest.raises(ModelError, match=r"d\.onnx: returns other values than it declares"):
+            scrfd_returning({4: lambda array, kind=kind: array.astype(kind)}).detect(image, 0.5, 64)
+    with pytest.raises(ModelError, match=r"d\.onnx: fails on an image of 64x64 pixels"):
+        scrfd_returning({4: lambda _: [[1.0], [1.0, 2.0]]}).detect(image, 0.5, 64)
 
 
 def test_a_real_face_is_found_alike_by_real_scrfd_and_the_published_landmarks(
