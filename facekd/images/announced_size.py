@@ -7,16 +7,20 @@ some hundred pixels, even if they are of one colour.
 from __future__ import annotations
 
 import io
-
-import simplejpeg
+import struct
+from collections.abc import Iterator
 
 from facekd.errors import ConfigError, ImageError
-from facekd.images.heif import is_heif, register_heic
-from facekd.images.jpeg import JPEG_START
+from facekd.images.heif import is_heif, open_heif
+from facekd.images.jpeg import JPEG_START, jpeg_size, refuse_cut_short
 from facekd.utils.environment import opencv_limit
 from facekd.utils.wording import counted
 
-PNG_START = b"\x89PNG\r\n\x1a\n"
+PNG_START, PNG_HEADER = b"\x89PNG\r\n\x1a\n", b"IHDR"
+# Formats of other images, by Pillow's names. Only those are decoded whose header Pillow reads; floating-point pixels
+# (HDR, PFM, EXR), which OpenCV would take, are not among them.
+OTHER_FORMATS = ("BMP", "GIF", "WEBP", "TIFF", "JPEG2000", "PPM", "SUN")
+TIFF_TILE = frozenset({322, 323})  # the tags of its width and height
 # So many pixels are always read: 100 MB of RGB. Beyond that, an image needs a byte for each 1,000.
 ALWAYS_READ_PIXELS, PIXELS_PER_BYTE = 2**25, 1000
 # More than the largest cameras have; who has larger images raises OpenCV's own limit, before facekd starts.
@@ -25,13 +29,15 @@ MAX_PIXELS = 2**28
 
 
 def check_announced_size(data: bytes | bytearray | memoryview) -> None:
-    """Refuses an image that announces more pixels than its bytes can hold, or than are read at all.
+    """Refuses an image that announces more pixels than its bytes can hold, or than are read at all, or no size.
 
     Raises:
-        ImageError: see above; an image whose size cannot be found is left to its decoder.
+        ImageError: see above.
         ConfigError: OpenCV's own limit in the environment is none.
     """
     width, height = _announced_size(data)
+    if width * height <= 0 and not is_heif(data):  # where no size is found of those, nor will their decoder find one
+        raise ImageError(_explain_no_size(data))
     most_of_all = _max_pixels()
     most = min(most_of_all, max(ALWAYS_READ_PIXELS, PIXELS_PER_BYTE * len(data)))
     if width * height > most:
@@ -40,6 +46,12 @@ def check_announced_size(data: bytes | bytearray | memoryview) -> None:
             f"its {counted(len(data), 'byte announces', 'bytes announce')} {width:,} x {height:,} pixels, and at most "
             f"{most:,} are read: {why}"
         )
+
+
+def explain_undecodable(data: bytes | bytearray | memoryview) -> str:
+    """Returns that these bytes are no image, and what they seem to be instead."""
+    found = _guess_content(bytes(data[:100]))
+    return f"its {counted(len(data), 'byte does', 'bytes do')} not decode as an image ({found})"
 
 
 def _max_pixels() -> int:
@@ -52,22 +64,65 @@ def _max_pixels() -> int:
 def _announced_size(data: bytes | bytearray | memoryview) -> tuple[int, int]:
     """Returns width and height, or zeros if they cannot be found."""
     if data[:2] == JPEG_START:
-        try:
-            height, width, *_ = simplejpeg.decode_jpeg_header(data)
-        except ValueError:
-            return 0, 0
-        return int(width), int(height)
+        return jpeg_size(data)
     if data[:8] == PNG_START:
+        if data[12:16] != PNG_HEADER:
+            return 0, 0
         return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
     # Other formats are rare; Pillow, which torchvision needs, reads their headers.
-    from PIL import Image
-
-    if is_heif(data):
-        register_heic()
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            return image.size
-    except Image.DecompressionBombError:  # twice the limit of Pillow, some 179 million pixels
-        return 2 * (Image.MAX_IMAGE_PIXELS or MAX_PIXELS), 1
-    except Exception:  # a format that Pillow does not know, or a damaged header
+        if is_heif(data):
+            with open_heif(data) as image:
+                return image.size
+        # Of an image in tiles, a decoder takes memory for a tile, which may be larger than the image.
+        return max(_sizes_by_pillow(data), key=lambda size: size[0] * size[1], default=(0, 0))
+    except Exception:  # the errors of Pillow's formats for a damaged header share no narrower base
         return 0, 0
+
+
+def _sizes_by_pillow(data: bytes | bytearray | memoryview) -> Iterator[tuple[int, int]]:
+    """Yields the size of an image, and that of its tiles, by the first of Pillow's formats that takes it."""
+    from PIL import Image, TiffImagePlugin
+
+    Image.init()
+    for name in OTHER_FORMATS:
+        # Not `Image.open`: it refuses what is larger than a limit of its own, without telling the size.
+        make, accepts = Image.OPEN.get(name, (None, None))
+        if make is None or (accepts is not None and not accepts(bytes(data[:16]))):
+            continue
+        with make(io.BytesIO(data), "") as image:
+            yield image.size
+            if isinstance(image, TiffImagePlugin.TiffImageFile) and not TIFF_TILE.isdisjoint(_tiff_tags(data)):
+                # Pillow passes over numbers of kinds that it does not know, and OpenCV does not: a KeyError here.
+                width, height = (int(image.tag_v2[tag]) for tag in sorted(TIFF_TILE))
+                yield width, height
+        return
+
+
+def _tiff_tags(data: bytes | bytearray | memoryview) -> list[int]:
+    """Returns what the entries of a TIFF's first directory are about; a BigTIFF's numbers are longer."""
+    order, is_big = ("<" if data[:2] == b"II" else ">"), 43 in data[2:4]
+    offset, count, entry_bytes = ("8xQ", "Q", 20) if is_big else ("4xI", "H", 12)
+    (place,) = struct.unpack_from(order + offset, data)
+    (num_entries,) = struct.unpack_from(order + count, data, place)
+    first = place + struct.calcsize(order + count)
+    places = range(first, min(first + num_entries * entry_bytes, len(data) - 1), entry_bytes)
+    return [struct.unpack_from(order + "H", data, place)[0] for place in places]
+
+
+def _explain_no_size(data: bytes | bytearray | memoryview) -> str:
+    if len(data) == 0:
+        return "it holds no image bytes"
+    if data[:2] != JPEG_START:
+        return explain_undecodable(data)
+    refuse_cut_short(data)
+    return f"its JPEG states no size in {counted(len(data), 'byte')}: it is damaged"
+
+
+def _guess_content(start: bytes) -> str:
+    """Returns what a file that is no image seems to be instead, by its first bytes."""
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer: fetch the image with `git lfs pull`"
+    if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "it is a web page: fetch the image again"
+    return f"they start with {start[:16].hex(' ')}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator
 
 import cv2
@@ -12,14 +11,10 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from facekd.errors import ImageError, ImageSizeError
-from facekd.images.announced_size import check_announced_size
+from facekd.images.announced_size import check_announced_size, explain_undecodable
 from facekd.images.heif import decode_heif, is_heif
-from facekd.images.jpeg import JPEG_END, JPEG_START, exif_orientation, jpeg_segments
+from facekd.images.jpeg import JPEG_START, exif_orientation, refuse_cut_short, refuse_many_scans, with_usual_head
 from facekd.utils.wording import counted
-
-JFIF_SEGMENT, TABLES_SEGMENT = b"\xff\xe0\x00\x10", b"\xff\xdb"
-START_OF_SCAN = 0xDA
-PIXEL_MARKERS = range(0xD0, 0xDA)
 
 
 def decode_rgb(data: bytes | bytearray | memoryview, exif: bool = True) -> NDArray[np.uint8]:
@@ -33,21 +28,19 @@ def decode_rgb(data: bytes | bytearray | memoryview, exif: bool = True) -> NDArr
         exif: whether to turn the image upright as its Exif data say.
 
     Raises:
-        ImageError: there are no bytes, the format is unknown, the file is cut short, it announces far more pixels than
-            its bytes can hold (see `announced_size`), or the decoder met damage in a
-            JPEG (libjpeg alone would invent the pixels from there on and print a warning). JPEG has no checksums, so
-            damage that happens to decode is not noticed.
+        ImageError: there are no bytes, the format is unknown, the file is cut short, it announces no size or far more
+            pixels than its bytes can hold (see `announced_size`), or, in a JPEG: the decoder met damage (libjpeg alone
+            would invent the pixels from there on and print a warning), it has more scans than any encoder writes, or
+            is of a kind in which that decoder finds no damage, such as one with unusual sampling of its colours. JPEG
+            has no checksums, so damage that happens to decode is not noticed.
     """
     check_announced_size(data)
     if is_heif(data):
         return decode_heif(data, exif)
-    if data[:2] == JPEG_START:
-        try:
-            pixels = simplejpeg.decode_jpeg(data, "RGB")
-            return _turn_upright(pixels, _orientation(data)) if exif else pixels
-        except ValueError as error:
-            _refuse_damage(data, str(error))
-    return _decode_by_opencv(data, exif)
+    if data[:2] != JPEG_START:
+        return _decode_by_opencv(data, exif)
+    pixels = _decode_jpeg(data)
+    return _turn_upright(pixels, exif_orientation(data)) if exif else pixels
 
 
 def decode_into(out: NDArray[np.uint8], data: bytes | bytearray | memoryview, resize: bool = False) -> None:
@@ -62,12 +55,13 @@ def decode_into(out: NDArray[np.uint8], data: bytes | bytearray | memoryview, re
         ImageError: the bytes do not decode.
         ImageSizeError: the image has another size, and `resize` is False.
     """
-    if not resize and data[:2] == JPEG_START and _orientation(data) == 1:
+    if not resize and data[:2] == JPEG_START and exif_orientation(data) == 1:
+        refuse_many_scans(data)
         try:  # straight into place: a copy into a batch, too large for the nearest cache, costs a twentieth of decoding
             if simplejpeg.decode_jpeg(data, "RGB", buffer=out).shape == out.shape:
                 return
         except ValueError:
-            pass  # another size, a kind that OpenCV knows, or broken: found out below
+            pass  # another size, or broken: found out below
     image = decode_rgb(data)
     size = out.shape[0]
     if image.shape != out.shape:
@@ -76,14 +70,6 @@ def decode_into(out: NDArray[np.uint8], data: bytes | bytearray | memoryview, re
             raise ImageSizeError(f"its image is {width}x{height} pixels, expected {size}x{size}")
         image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
     out[:] = image
-
-
-def _orientation(data: bytes | bytearray | memoryview) -> int:
-    """Returns how to turn the pixels of a JPEG, see `exif_orientation`; at once for those that libjpeg wrote."""
-    head = bytes(data[:22])
-    if head[2:6] == JFIF_SEGMENT and head[20:] == TABLES_SEGMENT:  # nearly all JPEGs: no room for Exif data
-        return 1
-    return exif_orientation(data)
 
 
 def _turn_upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
@@ -98,31 +84,32 @@ def _turn_upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uin
     return np.ascontiguousarray(turned)
 
 
-def _refuse_damage(data: bytes | bytearray | memoryview, met: str) -> None:
-    """Raises for damage that libjpeg met, unless the image is whole or of a kind that OpenCV may decode."""
-    _refuse_cut_short(data)
-    # Some cameras write extra bytes between segments, which do no harm. Extra bytes before a marker within the pixel
-    # data (a restart, the end) are pixels that could not be decoded.
-    between = re.search(r"extraneous bytes before marker 0x(\w\w)", met)
-    is_harmless = between is not None and int(between[1], 16) not in PIXEL_MARKERS
-    if met.startswith(("Corrupt JPEG data", "Premature end")) and not is_harmless:
+def _decode_jpeg(data: bytes | bytearray | memoryview) -> NDArray[np.uint8]:
+    """Decodes a JPEG whose size was checked; raises for damage that libjpeg meets, and for what it is not strict with.
+
+    OpenCV and Pillow would go on at damage, and invent pixels.
+    """
+    refuse_many_scans(data)
+    try:
+        return simplejpeg.decode_jpeg(data, "RGB")
+    except ValueError as error:
+        met = str(error)
+    # What is wrong with the head alone does no harm; libjpeg may have met damage behind it.
+    if (mended := with_usual_head(data)) != data:
+        try:
+            return simplejpeg.decode_jpeg(mended, "RGB")
+        except ValueError as error:
+            met = str(error)
+    refuse_cut_short(data)
+    if met.startswith(("Corrupt JPEG data", "Premature end")):
         raise ImageError(f"its JPEG is damaged (libjpeg: {met})")
-
-
-def _refuse_cut_short(data: bytes | bytearray | memoryview) -> None:
-    # Inside a JPEG's pixel data 0xFF is always followed by 0x00 or a restart marker, so the end marker is the end. A
-    # thumbnail before the pixels has an end marker, too.
-    if data[:2] != JPEG_START or data[-2:] == JPEG_END:
-        return
-    scans = (position for marker, position in jpeg_segments(data) if marker == START_OF_SCAN)
-    if bytes(data).rfind(JPEG_END) < next(scans, len(data)):
-        raise ImageError(f"its JPEG is cut short: no end marker in {counted(len(data), 'byte')}")
+    raise ImageError(
+        f"its JPEG is damaged, or of a kind in which damage would not be found (libjpeg: {met}); if other programs "
+        "show it as it should be, save it from there as a PNG or a usual JPEG"
+    )
 
 
 def _decode_by_opencv(data: bytes | bytearray | memoryview, exif: bool) -> NDArray[np.uint8]:
-    if len(data) == 0:
-        raise ImageError("it holds no image bytes")
-    _refuse_cut_short(data)
     flags = cv2.IMREAD_COLOR_RGB | (0 if exif else cv2.IMREAD_IGNORE_ORIENTATION)
     try:
         image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
@@ -131,20 +118,8 @@ def _decode_by_opencv(data: bytes | bytearray | memoryview, exif: bool) -> NDArr
             f"its {counted(len(data), 'byte does', 'bytes do')} not decode as an image: {error.err}"
         ) from error
     if image is None:
-        raise ImageError(
-            f"its {counted(len(data), 'byte does', 'bytes do')} not decode as an image "
-            f"({_guess_content(bytes(data[:100]))})"
-        )
+        raise ImageError(explain_undecodable(data))
     return image  # type: ignore[return-value]
-
-
-def _guess_content(start: bytes) -> str:
-    """Returns what a file that is no image seems to be instead, by its first bytes."""
-    if start.startswith(b"version https://git-lfs"):
-        return "it is a Git LFS pointer: fetch the image with `git lfs pull`"
-    if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        return "it is a web page: fetch the image again"
-    return f"they start with {start[:16].hex(' ')}"
 
 
 @contextlib.contextmanager

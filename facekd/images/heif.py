@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import io
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,9 @@ from numpy.typing import NDArray
 from facekd.errors import ImageError
 from facekd.utils.foreign import shown
 from facekd.utils.wording import counted
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 HEIC_SUFFIXES, AVIF_SUFFIXES = (".heic", ".heif", ".hif"), (".avif",)
 # The first brand that a file names, behind its length and `ftyp`.
@@ -52,17 +56,28 @@ def decode_heif(data: bytes | bytearray | memoryview, exif: bool = True) -> NDAr
     is_readable = HAS_AVIF if bytes(data[8:12]) in AVIF_BRANDS else HAS_HEIC
     if not is_readable:
         raise ImageError(f"it is a HEIC or AVIF image, which can be read after {REMEDY}")
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
-    register_heic()
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_heif(data) as image:
             upright = ImageOps.exif_transpose(image) if exif else image
             return np.array(upright.convert("RGB"))
     except Exception as error:  # the errors of Pillow and of its plugins share no narrower base
         raise ImageError(
             f"its {counted(len(data), 'byte does', 'bytes do')} not decode as a HEIC or AVIF image: {shown(error)}"
         ) from error
+
+
+def open_heif(data: bytes | bytearray | memoryview) -> Image.Image:
+    """Opens a HEIC or AVIF image, which tells its size without decoding it.
+
+    Raises:
+        Exception: anything that Pillow or its plugins raise for bytes that are none.
+    """
+    from PIL import Image
+
+    register_heic()
+    return Image.open(io.BytesIO(data))
 
 
 @cache

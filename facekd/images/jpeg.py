@@ -1,34 +1,131 @@
-"""Walks through the segments of a JPEG, of which a file holds several before its pixels."""
+"""Walks through the segments of a JPEG, and finds in them what must be known before its pixels are decoded."""
 
 from __future__ import annotations
 
+import re
+import struct
 from collections.abc import Iterator
 
+from facekd.errors import ImageError
+from facekd.utils.wording import counted
+
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
-FILL_BYTE = 0xFF
+START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
+JFIF_SEGMENT, SEQUENTIAL_FRAMES, WHOLE_BLOCKS = 0xE0, (0xC0, 0xC1, 0xC9), bytes([0, 63, 0])
 APPLICATION_SEGMENTS, EXIF_SEGMENT, COMMENT_SEGMENT = range(0xE0, 0xF0), 0xE1, 0xFE
+# A frame's header states the size; the three numbers left out of this range mean tables and an extension.
+FRAME_SEGMENTS = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 EXIF_START, ORIENTATION_TAG, TAG_BYTES = b"Exif\0\0", 0x0112, 12
 STANDALONE_MARKERS = frozenset({0x01, *range(0xD0, 0xDA)})
+SIZE = struct.Struct(">HH")
+MARKER = re.compile(rb"\xff[^\x00\xff]", re.DOTALL)
+# A scan of a few bytes makes the decoder pass over the whole image. libjpeg writes 10 scans for colour pictures, 18 for
+# those of four channels; mozjpeg and jpegrescan choose theirs among 64.
+MAX_SCANS = 64
+SCAN = re.compile(rb"\xff\xda")
+# The head of nearly all JPEGs, as libjpeg writes it unless told otherwise, in one look instead of a walk: JFIF, two
+# tables, a frame of three channels that is not progressive, libjpeg's own codes, and a scan of all three channels.
+USUAL_HEAD = re.compile(
+    rb"\xff\xd8\xff\xe0\x00\x10.{14}(?:\xff\xdb\x00\x43.{65}){2}\xff\xc0\x00\x11\x08(.{4})\x03.{9}"
+    rb"(?:\xff\xc4\x00(?:\x1f.{29}|\xb5.{179})){4}\xff\xda\x00\x0c\x03",
+    re.DOTALL,
+)
 
 
 def jpeg_segments(data: bytes | bytearray | memoryview) -> Iterator[tuple[int, int]]:
     """Yields `(marker, position)` of each segment after the start marker; the segment begins at `position` with 0xFF.
 
-    Ends at the first byte that belongs to no segment, so after the first start of scan (0xDA) it finds nothing more of
-    use: pixels follow.
+    Passes over bytes that belong to no segment, as libjpeg does: padding, and pixels behind a start of scan. Ends at
+    the end marker, which is not yielded, or where a segment is cut off.
 
     Args:
         data: bytes that start with `JPEG_START`.
     """
     position = len(JPEG_START)
-    while position + 4 <= len(data) and data[position] == 0xFF:
+    while (found := MARKER.search(data, position)) is not None:
+        position = found.start()
         marker = data[position + 1]
-        if marker == FILL_BYTE:
-            position += 1
-            continue
+        if marker == END_OF_IMAGE or position + 4 > len(data):
+            return
         yield marker, position
+        position += 2
+        if marker not in STANDALONE_MARKERS:  # others state their length, itself included
+            position += max(2, int.from_bytes(data[position : position + 2], "big"))
+
+
+def jpeg_size(data: bytes | bytearray | memoryview) -> tuple[int, int]:
+    """Returns width and height by the header of a JPEG's frame, the one that libjpeg decodes; zeros if it has none.
+
+    Args:
+        data: bytes that start with `JPEG_START`.
+    """
+    if (usual := USUAL_HEAD.match(data)) is not None:
+        height, width = SIZE.unpack(usual[1])
+        return width, height
+    for marker, position in jpeg_segments(data):
+        if marker == START_OF_SCAN or position + 9 > len(data):
+            break
+        if marker in FRAME_SEGMENTS:
+            height, width = SIZE.unpack_from(data, position + 5)
+            return width, height
+    return 0, 0
+
+
+def refuse_many_scans(data: bytes | bytearray | memoryview) -> None:
+    """Refuses a JPEG whose few bytes would keep the decoder busy for long, see `MAX_SCANS`.
+
+    Raises:
+        ImageError: see above.
+    """
+    # A scan of all channels is the only one, unless the frame is progressive: libjpeg refuses more. Elsewhere, most of
+    # many pairs of these bytes may lie in other segments, or in the film that follows a phone's moving photo.
+    if USUAL_HEAD.match(data) is not None or len(SCAN.findall(data)) <= MAX_SCANS:
+        return
+    num_scans = sum(marker == START_OF_SCAN for marker, _ in jpeg_segments(data))
+    if num_scans > MAX_SCANS:
+        raise ImageError(
+            f"its JPEG passes over the pixels in {num_scans:,} scans, and at most {MAX_SCANS} are read: it is damaged, "
+            "or made to exhaust the time"
+        )
+
+
+def refuse_cut_short(data: bytes | bytearray | memoryview) -> None:
+    """Refuses a JPEG without an end marker behind the start of its pixels.
+
+    Raises:
+        ImageError: see above.
+    """
+    # Inside the pixel data 0xFF is always followed by 0x00 or a restart marker, so the end marker is the end. A
+    # thumbnail before the pixels has an end marker, too.
+    if data[-2:] == JPEG_END:
+        return
+    scans = (position for marker, position in jpeg_segments(data) if marker == START_OF_SCAN)
+    if bytes(data).rfind(JPEG_END) < next(scans, len(data)):
+        raise ImageError(f"its JPEG is cut short: no end marker in {counted(len(data), 'byte')}")
+
+
+def with_usual_head(data: bytes | bytearray | memoryview) -> bytes:
+    """Returns a JPEG without what some cameras and programs write wrongly before the pixels, though it does no harm.
+
+    That is bytes between the segments, a revision of JFIF that does not exist, and numbers that mean something in
+    progressive JPEGs only. libjpeg warns of each, and tells of its first warning alone.
+
+    Args:
+        data: bytes that start with `JPEG_START`.
+    """
+    kept, is_sequential = [JPEG_START], False
+    for marker, position in jpeg_segments(data):
         length = 0 if marker in STANDALONE_MARKERS else int.from_bytes(data[position + 2 : position + 4], "big")
-        position += 2 + length
+        segment = bytearray(data[position : position + 2 + length])
+        if marker == JFIF_SEGMENT and segment[4:9] == b"JFIF\0":
+            segment[9:10] = b"\1"
+        is_sequential |= marker in SEQUENTIAL_FRAMES
+        if marker == START_OF_SCAN:
+            if is_sequential and length >= 6:
+                segment[-3:] = WHOLE_BLOCKS
+            return b"".join([*kept, segment, data[position + len(segment) :]])
+        kept.append(bytes(segment))
+    return bytes(data)
 
 
 def exif_orientation(data: bytes | bytearray | memoryview) -> int:
@@ -39,6 +136,8 @@ def exif_orientation(data: bytes | bytearray | memoryview) -> int:
     Args:
         data: bytes that start with `JPEG_START`.
     """
+    if USUAL_HEAD.match(data) is not None:
+        return 1
     for marker, position in jpeg_segments(data):
         if marker == EXIF_SEGMENT and data[position + 4 : position + 10] == EXIF_START:
             end = position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")

@@ -134,7 +134,7 @@ def _fuzz_here(name: str, seconds: int, is_ascii: bool) -> None:
         # Readers import some modules only when they are called, which must be instrumented, too.
         target = next(target for target in TARGETS if target.name == name)
         runner = TargetRunner(target)
-        seeds = target.seeds()
+        seeds = [*target.seeds(), *target.refused()]
         for seed in seeds:
             runner.feed(seed)
     with runner:

@@ -39,6 +39,7 @@ class Target:
         finds: whether `read` returns something for each seed; False where None stands for "accepted".
         words: what the format is made of, which atheris puts into its inputs: names of columns, keys, marks.
         max_len: the most bytes that atheris makes.
+        refused: makes files that the reader must refuse, from which mutations start as well.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Target:
     finds: bool = True
     words: tuple[str | bytes, ...] = ()
     max_len: int = 65536
+    refused: Callable[[], list[bytes]] = list
 
 
 def lines(*rows: str) -> list[bytes]:

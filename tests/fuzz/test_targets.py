@@ -10,10 +10,11 @@ from tests.fuzz.target import Target, TargetRunner, mutations
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
 def test_damaged_files_end_in_a_sentence(target: Target) -> None:
-    seeds = target.seeds()
+    seeds, refused = target.seeds(), target.refused()
     with TargetRunner(target) as runner:
         for seed in seeds:
             assert runner.feed(seed), "a seed is refused: the target tests nothing"
             assert not target.finds or runner.found is not None, "a seed is read as nothing: the target tests nothing"
-        for content in mutations(seeds, target.copies):
+        assert not any(map(runner.feed, refused)), "what must be refused is read"
+        for content in mutations([*seeds, *refused], target.copies):
             runner.feed(content)

@@ -8,7 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from facekd.images.jpeg import JPEG_START, exif_orientation, jpeg_segments
+from facekd.errors import ImageError
+from facekd.images.decoding import decode_into, decode_rgb
+from facekd.images.jpeg import (
+    JPEG_START,
+    MAX_SCANS,
+    USUAL_HEAD,
+    exif_orientation,
+    jpeg_segments,
+    jpeg_size,
+    refuse_many_scans,
+    with_usual_head,
+)
+from tests.odd_images import END, frame_changed, jpegs, last_scan_repeated, picture, saved
 
 
 def test_the_segments_of_a_file_of_libjpeg_are_found_up_to_its_pixels():
@@ -30,8 +42,10 @@ def test_fill_bytes_are_passed_over_and_standalone_markers_have_no_length():
     assert list(jpeg_segments(memoryview(data))) == list(jpeg_segments(data))
 
 
-def test_the_walk_ends_where_bytes_are_no_segment_or_are_cut_off():
+def test_the_walk_goes_on_behind_bytes_of_no_segment_as_libjpeg_does_and_ends_where_one_is_cut_off():
     comment = b"\xff\xfe\x00\x04ab"
+    assert list(jpeg_segments(JPEG_START + b"\0\xff\0" + comment + b"pixels" + comment)) == [(0xFE, 5), (0xFE, 17)]
+    assert list(jpeg_segments(JPEG_START + comment + END + comment)) == [(0xFE, 2)]
     assert list(jpeg_segments(JPEG_START + comment + b"pixels")) == [(0xFE, 2)]
     assert list(jpeg_segments(JPEG_START + comment[:3])) == []
     assert list(jpeg_segments(JPEG_START + b"\xff\xfe\xff\xff" + comment)) == [(0xFE, 2)]
@@ -59,3 +73,56 @@ def test_the_orientation_is_read_in_both_byte_orders(mark, order):
 def test_no_exif_data_break_the_search(tiff):
     for start in (b"", b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08"):
         assert 1 <= exif_orientation(JPEG_START + exif_segment(start + tiff)) <= 8
+
+
+@pytest.mark.parametrize("name", jpegs())
+def test_the_size_is_that_of_the_frame(name):
+    data = jpegs()[name]
+    assert jpeg_size(data) == Image.open(io.BytesIO(data)).size
+    if name != "arithmetic":
+        assert jpeg_size(frame_changed(data, 300, 77)) == (300, 77)
+    for length in range(0, len(data), 7):
+        assert jpeg_size(data[:length]) in ((0, 0), Image.open(io.BytesIO(data)).size)
+
+
+def test_a_frame_in_another_segment_or_behind_the_pixels_is_none():
+    data = saved(picture(), "JPEG")
+    frame = data[data.index(b"\xff\xc0") :][:19]
+    hidden = JPEG_START + b"\xff\xe5\0\x15" + frame_changed(frame, 9, 9) + data[2:]
+    assert jpeg_size(hidden) == (16, 16)
+    assert jpeg_size(data.replace(frame, b"") + frame) == (0, 0)
+
+
+def test_usual_files_are_told_at_once_and_those_with_more_than_one_scan_or_exif_data_are_not():
+    usual = {name for name, data in jpegs().items() if USUAL_HEAD.match(data)}
+    assert usual == {"opencv", "444", "441", "of a later JFIF", "without spectrum"}
+
+
+def test_more_scans_than_any_encoder_writes_are_refused():
+    progressive = saved(picture(), "JPEG", progressive=True)
+    num_scans = progressive.count(b"\xff\xda")
+    refuse_many_scans(last_scan_repeated(progressive, MAX_SCANS - num_scans))
+    for count in (1, 600):
+        many = last_scan_repeated(progressive, MAX_SCANS - num_scans + count)
+        said = f"in {MAX_SCANS + count:,} scans, and at most {MAX_SCANS} are read"
+        for decode in (decode_rgb, lambda data: decode_into(np.empty((16, 16, 3), np.uint8), memoryview(data))):
+            with pytest.raises(ImageError, match=said):
+                decode(many)
+
+
+def test_bytes_that_look_like_scans_elsewhere_are_not_counted():
+    data, comment = saved(picture(), "JPEG", progressive=True), b"\xff\xda" * 500
+    for odd in (saved(picture(), "JPEG", progressive=True, comment=comment), data + comment):
+        np.testing.assert_array_equal(decode_rgb(odd), decode_rgb(data))
+
+
+@pytest.mark.parametrize("name", ["padded", "of a later JFIF", "without spectrum"])
+def test_what_is_wrong_with_the_head_is_put_right_and_does_not_hide_damage_behind_it(name):
+    odd, usual = jpegs()[name], saved(picture(), "JPEG")
+    assert with_usual_head(odd).removeprefix(usual[:13]) == usual[13:]
+    np.testing.assert_array_equal(decode_rgb(odd), decode_rgb(usual))
+    start = odd.rindex(b"\xff\xda")
+    with pytest.raises(ImageError, match=r"its JPEG is damaged \(libjpeg: "):
+        decode_rgb(odd[: (start + len(odd)) // 2] + END)
+    for other in ("progressive", "441", "grey", "cmyk", "restarts"):
+        assert with_usual_head(jpegs()[other]) == jpegs()[other]
