@@ -64,7 +64,7 @@ class DataError(FacekdError):
 
 
 class RecordError(FacekdError):
-    """Reports a `.rec` or `.idx` file that is damaged or cut short, or a record that does not exist in it.
+    """Reports a `.rec` or `.idx` file that is damaged or cut short, or a record or image of a set that is not read.
 
     Attributes:
         key: the record's key, if a single record is at fault.

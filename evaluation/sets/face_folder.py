@@ -16,7 +16,7 @@ import numpy as np
 
 from facekd.errors import DataError, FacekdError, ImageError
 from facekd.images.decoding import decode_rgb
-from facekd.images.image_files import Reason, list_by_folder
+from facekd.images.image_files import Reason, list_by_folder, read_image_file, read_named_image
 from facekd.images.preprocessing import fit_images
 from facekd.utils.foreign import shown
 from facekd.utils.wording import agreeing, counted
@@ -73,12 +73,12 @@ class FaceFolder:
         """Decodes images `start` to `stop`: uint8 RGB (B, S, S, 3).
 
         Raises:
-            ImageError: an image cannot be decoded or has another size; the message names it.
+            ImageError: an image cannot be read or decoded, or has another size; the message names it.
         """
         batch = np.empty((stop - start, self._size, self._size, 3), np.uint8)
         for row, file in enumerate(self.files[start:stop]):
             try:
-                image = decode_rgb((self._folder / file).read_bytes())
+                image = decode_rgb(read_image_file(self._folder / file))
                 batch[row] = fit_images(image[None], self._size, self._resize)[0]
             except FacekdError as error:
                 raise ImageError(f"{self._folder / file}: {error}") from error
@@ -101,7 +101,7 @@ class _Files(Sequence[bytes]):
     def __getitem__(self, index: int | slice) -> bytes | Sequence[bytes]:
         if isinstance(index, slice):
             return [self[position] for position in range(*index.indices(len(self)))]
-        return (self._folder / self._names[index]).read_bytes()
+        return read_named_image(self._folder / self._names[index])
 
 
 def _list(folder: Path, nobody: bool) -> tuple[list[tuple[str, str]], list[str]]:

@@ -15,6 +15,7 @@ from evaluation.sets.pair_set import PairSet
 from facekd.data.pair_packs.pair_pack import decode_images
 from facekd.errors import DataError, InputError
 from facekd.files.reading import sha256_of_file
+from facekd.images.image_files import read_named_image
 from facekd.utils.foreign import some_of
 from facekd.utils.text_arrays import text_array
 from facekd.utils.wording import agreeing, counted
@@ -58,10 +59,11 @@ class FileImages:
         """Decodes images by their numbers: uint8 RGB (B, H, W, 3).
 
         Raises:
-            DataError: one does not decode or has another size; the message names it.
+            ImageError: one cannot be read.
+            DataError: one does not decode or has another size.
         """
         decoded = [
-            decode_images([self.files[number].read_bytes()], first_image=number, source=self.files[number])[0]
+            decode_images([read_named_image(self.files[number])], first_image=number, source=self.files[number])[0]
             for number in numbers
         ]
         odd = [row for row, image in enumerate(decoded) if image.shape != decoded[0].shape]
@@ -84,7 +86,7 @@ class _Contents(Sequence[bytes]):
     def __getitem__(self, index: int | slice) -> bytes | Sequence[bytes]:  # type: ignore[override]
         if isinstance(index, slice):
             return _Contents(self._files[index])
-        return self._files[index].read_bytes()
+        return read_named_image(self._files[index])
 
 
 @dataclass(frozen=True)

@@ -160,6 +160,14 @@ def read_image_file(path: Path) -> bytes:
         raise ImageError(str(error.strerror)) from error
 
 
+def read_named_image(path: Path) -> bytes:
+    """Reads the bytes of an image file; see `read_image_file`, but the message names the file."""
+    try:
+        return read_image_file(path)
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from error
+
+
 def list_by_folder(root: Path) -> ImageFolders:
     """Lists the images in the folders of `root` (usually one per person), and those directly in it.
 

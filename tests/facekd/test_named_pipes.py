@@ -9,14 +9,20 @@ import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from evaluation.kept_arrays import read_kept
 from evaluation.sets.cohort import read_cohort
+from evaluation.sets.face_folder import FaceFolder
+from evaluation.sets.file_pairs import FileImages
 from facekd.cli import main
-from facekd.errors import DataError
+from facekd.data.datasets.folder_dataset import FolderDataset
+from facekd.data.datasets.identity_map import images_sha256
+from facekd.errors import DataError, ImageError
 from facekd.files.array_cache import load_cached
 from facekd.files.reading import require_regular_file, sha256_of_file
+from tests.odd_images import picture, saved
 from tests.results_of_each_kind import pack
 
 
@@ -91,6 +97,31 @@ def test_a_listed_image_that_is_a_pipe_is_a_bad_image(tmp_path: Path, capsys: py
     assert main(["data", "pack", str(tmp_path / "a.lst"), str(tmp_path / "out")]) == 2
     assert f"{tmp_path / '1.jpg'}: is a named pipe" in capsys.readouterr().err
     assert main(["data", "convert", str(tmp_path / "a.lst"), str(tmp_path / "out")]) == 2
+
+
+# Reading the first may wait for ever; of the last, the system says no more than "Invalid argument".
+@pytest.mark.parametrize("place", ["/proc/kmsg", "/proc/self/status", "/proc/self/pagemap"])
+def test_an_image_of_a_folder_that_is_a_file_of_the_kernel_is_a_bad_image(place: str, tmp_path: Path) -> None:
+    for person in "ab":
+        (tmp_path / person).mkdir()
+        (tmp_path / person / "1.png").write_bytes(saved(picture(), "PNG"))
+    bad = tmp_path / "a" / "0.jpg"
+    bad.symlink_to(place)
+    said = f"{bad}: is a file of the kernel, and a file is needed"
+    skipping = FolderDataset(tmp_path, 16, "skip")
+    assert skipping.load(np.arange(3))[1].tolist() == [0, 0, 1]
+    assert said in skipping.take_bad_records()[0]
+    assert len(images_sha256(skipping)) == 64
+    with pytest.raises(DataError, match=f"^{said}.*; to go on without such images, set on_bad_record to skip"):
+        FolderDataset(tmp_path, 16)
+    folder = FaceFolder(tmp_path, 16)
+    for read in (lambda: folder.decode(0, 1), lambda: folder.images[0], lambda: folder.digests):
+        with pytest.raises(ImageError, match=f"^{said}"):
+            read()
+    pairs = FileImages("pairs", [bad])
+    for read in (lambda: pairs.decode_some([0]), lambda: pairs.images[0]):
+        with pytest.raises(ImageError, match=f"^{said}"):
+            read()
 
 
 def test_what_is_refused_and_what_passes(tmp_path: Path) -> None:

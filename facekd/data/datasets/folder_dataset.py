@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from facekd.data.datasets.class_counts import count_classes, warn_of_one_class
 from facekd.data.datasets.encoded_dataset import EncodedDataset
 from facekd.data.datasets.face_dataset import OnBadRecord
-from facekd.errors import DataError
-from facekd.images.image_files import Reason, explain_no_images, list_by_folder, list_nested
+from facekd.errors import DataError, ImageError, RecordError
+from facekd.images.image_files import Reason, explain_no_images, list_by_folder, list_nested, read_named_image
 from facekd.utils.foreign import shown
 
 
@@ -64,7 +64,10 @@ class ImageFileDataset(EncodedDataset):
 
     def read_encoded(self, index: int) -> tuple[bytes, int]:
         """See `EncodedDataset.read_encoded`."""
-        return self.path_of(index).read_bytes(), int(self._labels[index])
+        try:
+            return read_named_image(self.path_of(index)), int(self._labels[index])
+        except ImageError as error:
+            raise RecordError(str(error)) from error
 
     def describe(self, index: int) -> str:
         """See `FaceDataset.describe`."""

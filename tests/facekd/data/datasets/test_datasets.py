@@ -130,7 +130,7 @@ def test_a_link_that_leads_nowhere_is_a_bad_image(tmp_path):
     (tmp_path / "bo" / "gone.png").symlink_to("nowhere")
     (tmp_path / "bo" / "itself.png").symlink_to("itself.png")
     assert len(FolderDataset(tmp_path, 32)) == 8
-    with pytest.raises(DataError, match=r"bo/gone\.png: No such file .* set on_bad_record to skip"):
+    with pytest.raises(DataError, match=r"bo/gone\.png: no such image, .* set on_bad_record to skip"):
         FolderDataset(tmp_path, 32).load(np.array([6]))
     skipping = FolderDataset(tmp_path, 32, on_bad_record="skip")
     assert skipping.load(np.array([7]))[1].tolist() == [0]
@@ -352,7 +352,7 @@ def test_labels_beyond_the_number_of_classes_are_refused_up_front_with_the_key(t
 def test_a_file_that_goes_missing_is_named(tmp_path):
     dataset = FolderDataset(make_folder(tmp_path), 32)
     dataset.path_of(4).unlink()
-    with pytest.raises(DataError, match=r"01\.png: No such file"):
+    with pytest.raises(DataError, match=r"01\.png: no such image"):
         dataset.load(np.arange(6))
 
 
