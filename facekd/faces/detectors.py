@@ -29,6 +29,7 @@ SCRFD_ENDS = [(size,) for size in (1, 4, 10) for _ in STRIDES]
 # The values that the networks were published with (deepinsight/insightface scrfd.py, opencv_zoo yunet.py).
 SCRFD_MEAN, SCRFD_STD, SCRFD_OVERLAP = 127.5, 128.0, 0.4
 YUNET_OVERLAP, YUNET_CANDIDATES = 0.3, 5000
+FARTHEST = 1e9  # pixels
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class FaceDetector(Protocol):
     kind: str
 
     def detect(self, image: np.ndarray, least_score: float, input_size: int) -> Faces:
-        """Returns the faces in an image; one with a coordinate that is not finite is left out.
+        """Returns the faces in an image; one with a coordinate that is NaN, infinite or beyond 1e9 is left out.
 
         Args:
             image: uint8 RGB (H, W, 3).
@@ -153,7 +154,7 @@ class ScrfdDetector:
 
         # Keep the best of overlapping faces, and go back to pixels of the image.
         scores, boxes, landmarks = self._decode(outputs, side)
-        kept = (scores >= least_score) & _are_finite(scores, boxes, landmarks)
+        kept = (scores >= least_score) & _are_somewhere(scores, boxes, landmarks)
         boxes, landmarks, scores = boxes[kept], landmarks[kept], scores[kept]
         if scores.max(initial=0) > 1:
             raise ModelError(f"{self.path}: gives a face the score {scores.max():.4g}; expected 0 to 1: not an SCRFD")
@@ -177,10 +178,12 @@ class ScrfdDetector:
                 )
             y, x = np.mgrid[:cells, :cells].reshape(2, -1).repeat(num_anchors, axis=1) * float(stride)
             centres = np.stack([x, y], axis=-1)
-            score, box, points = (value.astype(np.float64) for value in values)
-            columns[0].append(score[:, 0])
-            columns[1].append(np.concatenate([centres - box[:, :2] * stride, centres + box[:, 2:] * stride], axis=1))
-            columns[2].append(centres[:, None] + points.reshape(-1, NUM_LANDMARKS, 2) * stride)
+            with np.errstate(over="ignore", invalid="ignore"):  # such faces are left out
+                score, box, points = (value.astype(np.float64) for value in values)
+                corners = [centres - box[:, :2] * stride, centres + box[:, 2:] * stride]
+                columns[0].append(score[:, 0])
+                columns[1].append(np.concatenate(corners, axis=1))
+                columns[2].append(centres[:, None] + points.reshape(-1, NUM_LANDMARKS, 2) * stride)
         scores, boxes, landmarks = (np.concatenate(column) for column in columns)
         return scores, boxes, landmarks
 
@@ -212,7 +215,7 @@ class YunetDetector:
 
         # Sort by score, and go back to pixels of the image.
         rows = np.zeros((0, 15)) if rows is None else rows.astype(np.float64)
-        rows = rows[_are_finite(rows)]
+        rows = rows[_are_somewhere(rows)]
         rows = rows[np.argsort(-rows[:, 14], kind="stable")]
         stretch = np.array([image.shape[1] / width, image.shape[0] / height])
         corners = np.concatenate([rows[:, :2], rows[:, :2] + rows[:, 2:4]], axis=1)
@@ -244,9 +247,10 @@ def without_overlaps(boxes: np.ndarray, scores: np.ndarray, most_overlap: float)
     return np.asarray(kept, dtype=np.int64)
 
 
-def _are_finite(*columns: np.ndarray) -> np.ndarray:
-    """Tells which of F faces, (F, ...) each, have no NaN and no infinity: a face that has one is nowhere."""
-    return np.logical_and.reduce([np.isfinite(column).all(axis=tuple(range(1, column.ndim))) for column in columns])
+def _are_somewhere(*columns: np.ndarray) -> np.ndarray:
+    """Tells which of F faces, (F, ...) each, have numbers alone, none of them NaN, infinite or beyond any image."""
+    near = [np.abs(column) < FARTHEST for column in columns]
+    return np.logical_and.reduce([column.all(axis=tuple(range(1, column.ndim))) for column in near])
 
 
 def _scale(image: np.ndarray, scale: float) -> np.ndarray:
