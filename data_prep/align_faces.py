@@ -28,7 +28,7 @@ from facekd.faces.finding import cut_face
 from facekd.faces.options import add_detection_limits
 from facekd.files.output_lock import folder_lock
 from facekd.files.reading import sha256_of_file, stamp_of
-from facekd.files.syncing import sync_file_system
+from facekd.files.syncing import sync_file_system, sync_folder
 from facekd.files.writing import write_json, write_small_file, write_text
 from facekd.images.decoding import decode_rgb, quiet_decoders
 from facekd.images.encoding import encode_jpeg, encode_png
@@ -98,8 +98,12 @@ def _align_all(arguments: argparse.Namespace) -> int:
     tasks = _plan(photos, arguments.photos, arguments.output, settings.file_format)
     if not (arguments.force or (arguments.output / LOG_NAME).exists()):
         _refuse_files_of_others(arguments.output, tasks)
+    if arguments.force:
+        _withdraw_report(arguments.output)
     with AlignLog(arguments.output, vars(settings), arguments.force) as log:
         waiting = [task for task in tasks if not _is_done(task, log)]
+        if waiting:
+            _withdraw_report(arguments.output)
         note = FirstImageNote()
         with in_order(lambda task: align_photo(task, finder, settings, note), waiting, arguments.workers) as results:
             for task, result in zip(waiting, track(results, "aligning photographs", len(waiting)), strict=True):
@@ -218,6 +222,14 @@ def _refuse_files_of_others(output: Path, tasks: list[Task]) -> None:
             raise DataError(
                 f"{path}: is there already, and no alignment made it; choose another folder, or replace it by --force"
             )
+
+
+def _withdraw_report(output: Path) -> None:
+    """Removes the report and the list of an earlier run: they would not be of the crops that follow."""
+    for name in (REPORT_NAME, SET_ASIDE_NAME):
+        (output / name).unlink(missing_ok=True)
+    if output.exists():
+        sync_folder(output)
 
 
 def _is_done(task: Task, log: AlignLog) -> bool:

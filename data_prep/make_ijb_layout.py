@@ -23,6 +23,7 @@ from facekd.images.decoding import quiet_decoders
 from facekd.utils.processes.children import usable_cores
 from facekd.utils.processes.ordered_work import by_processes
 from facekd.utils.progress import track
+from facekd.utils.terminal import on_one_line
 from facekd.utils.wording import counted
 
 ROWS_CHUNK = 64
@@ -69,7 +70,9 @@ def _of_images(arguments: argparse.Namespace, folder: Path) -> dict[str, int]:
     crops = folder / "loose_crop"
     crops.mkdir()
     landmarks, scores = _write_images(arguments, plan, crops)
-    names = (f"{row}.jpg\t{source.names[index]}\n" for row, index in enumerate(plan.sources.tolist(), start=1))
+    names = (
+        f"{row}.jpg\t{on_one_line(source.names[index])}\n" for row, index in enumerate(plan.sources.tolist(), start=1)
+    )
     write_text(folder / "sources.tsv", "".join(names))
     dropped = getattr(source, "num_dropped", 0)
     if dropped:

@@ -23,6 +23,7 @@ from facekd.errors import DataError
 from facekd.files.reading import read_text_file
 from facekd.files.writing import write_text
 from facekd.utils.foreign import shown
+from facekd.utils.terminal import on_one_line
 
 PACK_MARK = "# pack:"
 NUMBER = re.compile(r"\d{1,18}", re.ASCII)
@@ -65,9 +66,9 @@ def describe_pack(keys: np.ndarray, labels: np.ndarray) -> str:
 
 def write_clean_list(path: Path, pack: RecordPack, comments: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Writes a list for a pack: comments, then one action for each row."""
-    lines = [f"# {comment}" for comment in comments]
+    lines = [f"# {on_one_line(comment)}" for comment in comments]  # a name in it could be an action
     lines.append(f"{PACK_MARK} {describe_pack(pack.image_keys, pack.labels())}")
-    lines += ["\t".join(map(str, row)) for row in rows]
+    lines += ["\t".join(on_one_line(str(value)) for value in row) for row in rows]
     write_text(path, "\n".join(lines) + "\n")
 
 

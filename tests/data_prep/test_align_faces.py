@@ -199,6 +199,26 @@ def test_a_second_run_goes_on_where_the_first_stopped(
     assert seen == ["Ada/été.png", "Cyd/gone.jpg"]  # and so is one that could not be opened
 
 
+@pytest.mark.parametrize("changes", [("--force",), ("--size", 96, "--force"), ()])
+def test_an_alignment_that_stops_leaves_no_report_of_the_one_before(
+    photos: Path, tmp_path: Path, scrfd: Path, run: Run, monkeypatch: pytest.MonkeyPatch, changes: tuple[object, ...]
+) -> None:
+    arguments = (photos, tmp_path / "out", "--detector", scrfd, *FLAGS, *changes)
+    assert run(align_faces.main, *arguments)[0] == 0
+    if not changes:
+        save(photos / "Ada" / "été.png", paint((6, 7, 255, 0)))  # one photograph has to be looked at again
+
+    def fail(*_: object) -> object:
+        raise OSError(28, "No space left on device", "out")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(align_faces, "align_photo", fail)
+        assert run(align_faces.main, *arguments)[0] == 2
+    assert not any((tmp_path / "out" / name).exists() for name in ("align_report.json", "set_aside.tsv"))
+    assert run(align_faces.main, *arguments)[0] == 0
+    assert json.loads((tmp_path / "out" / "align_report.json").read_text())["counts"]["aligned"] == 3
+
+
 def test_crops_of_two_kinds_are_not_mixed(photos: Path, tmp_path: Path, scrfd: Path, run: Run) -> None:
     out = tmp_path / "out"
     run(align_faces.main, photos, out, "--detector", scrfd, *FLAGS)

@@ -14,7 +14,7 @@ from facekd.data.datasets.encoded_dataset import EncodedDataset
 from facekd.data.datasets.face_dataset import OnBadRecord
 from facekd.errors import DataError, ImageError, RecordError
 from facekd.images.image_files import Reason, explain_no_images, list_by_folder, list_nested, read_named_image
-from facekd.utils.foreign import shown
+from facekd.utils.foreign import shown, some_of
 
 
 class ImageFileDataset(EncodedDataset):
@@ -184,4 +184,4 @@ class FolderDataset(ImageFileDataset):
 
     def advice_on_one_class(self) -> str:
         """See `EncodedDataset.advice_on_one_class`."""
-        return f"{self.path} should hold one subfolder for each person, and holds {', '.join(self.identities[:3])} only"
+        return f"{self.path} should hold one subfolder for each person, and holds {some_of(self.identities)} only"
