@@ -236,7 +236,7 @@ def load_embeddings(path: Path, count: int) -> np.ndarray:
         raise DataError(
             f"{path}: holds {array.dtype} {array.shape}; expected floats ({count}, E), a row for each image"
         )
-    with np.errstate(over="ignore"):  # beyond the range of float32: infinite, and found below
+    with np.errstate(over="ignore", invalid="ignore"):  # beyond the range of float32: infinite, and found below
         embeddings = array.astype(np.float32)
     if (bad := np.flatnonzero(~np.isfinite(embeddings).all(axis=1))).size:
         raise DataError(

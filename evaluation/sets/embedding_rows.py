@@ -99,11 +99,12 @@ def halves_agree(rows: np.ndarray, path: Path) -> bool:
         DataError: it cannot be told.
     """
     size = rows.shape[1] // 2
-    first, second = rows[:, :size].astype(np.float64), rows[:, size:].astype(np.float64)
     # Rows without direction say nothing about mirroring.
     with np.errstate(over="ignore", invalid="ignore"):
+        first, second = rows[:, :size].astype(np.float64), rows[:, size:].astype(np.float64)
         lengths = [np.linalg.norm(half, axis=1) for half in (first, second)]
-    usable = np.isfinite(lengths[0] * lengths[1]) & (lengths[0] * lengths[1] > 0)
+        product = lengths[0] * lengths[1]
+    usable = np.isfinite(product) & (product > 0)
     if not usable.any():
         return False
     first, second = (half[usable] / own[usable, None] for half, own in zip((first, second), lengths, strict=True))

@@ -36,10 +36,11 @@ def _saved(array: np.ndarray) -> bytes:
 
 
 def _npy_seeds() -> list[bytes]:
-    """Returns rows of equal numbers, and rows whose halves agree."""
+    """Returns rows of equal numbers, rows whose halves agree, and one of infinite numbers beside zeros."""
     halves = np.random.default_rng(0).normal(size=(4, 8))
     arrays = [np.ones((4, 8), dtype) for dtype in (np.float32, np.float16, np.float64)]
-    arrays += [np.concatenate([halves, halves], axis=1), np.asfortranarray(halves)]
+    arrays += [np.concatenate([halves, halves], axis=1), np.asfortranarray(halves), np.ones((4, 8), np.float32)]
+    arrays[-1][0] = [np.inf] * 4 + [0] * 4
     return [_saved(array) for array in arrays]
 
 

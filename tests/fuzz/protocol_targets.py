@@ -12,6 +12,7 @@ import pytest
 from evaluation.groups.group_file import GroupFile, read_groups
 from evaluation.groups.race_layouts import load_race_layout
 from evaluation.ijb import text_files
+from evaluation.ijb.protocol import IjbProtocol, SubjectTemplates, load_protocol
 from evaluation.ijb.text_files import read_named_numbers, read_pairs, read_template_subjects
 from evaluation.protocols.ijbs import read_table
 from evaluation.protocols.listed_set import Entries, ListedSet
@@ -55,6 +56,52 @@ def _check_pairs(content: bytes, result: Any) -> None:
     assert first.tolist() == [int(row[0]) for row in rows]
     assert second.tolist() == [int(row[1]) for row in rows]
     assert is_same.tolist() == [float(row[2]) == 1 for row in rows]
+
+
+def _read_pairs(path: Path) -> Any:
+    """Reads pairs at once and in small blocks, which may end within any line; both must be the same."""
+    found = read_pairs(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_files, "BYTES_CHUNK", SMALL_CHUNK)
+        np.testing.assert_array_equal(np.stack(read_pairs(path)), np.stack(found))
+    return found
+
+
+def _read_release(path: Path) -> IjbProtocol:
+    """Joins the files of a release from the text, as the binary copy is written, and from that copy: all the same."""
+    parts = path.read_bytes().split(BETWEEN)
+    meta = path.parent / "meta"
+    meta.mkdir(exist_ok=True)
+    for number, (name, _) in enumerate(RELEASE):
+        (meta / name).unlink(missing_ok=True)
+        if number < len(parts):
+            (meta / name).write_bytes(parts[number])
+    (meta / "ijbc.facekd-protocol").unlink(missing_ok=True)
+    found, *others = (load_protocol(path.parent, "IJBC", use_cache) for use_cache in (False, True, True))
+    for other in others:
+        _check_alike(found, other)
+
+    # Rows stand for the ids and names of the lists.
+    faces, pairs = read_named_numbers(meta / RELEASE[0][0], 2, np.int64), read_pairs(meta / RELEASE[2][0])
+    np.testing.assert_array_equal(found.template_ids[found.face_templates], faces[1][:, 0])
+    is_known = found.face_images >= 0
+    np.testing.assert_array_equal(found.image_names[found.face_images[is_known]], faces[0][is_known])
+    for rows, ids in ((found.pair_first, pairs[0]), (found.pair_second, pairs[1])):
+        np.testing.assert_array_equal(found.template_ids[rows], ids)
+    assert (np.diff(found.template_ids) > 0).all() and found.num_listed == len(found.landmarks)
+    return found
+
+
+def _check_alike(one: Any, other: Any) -> None:
+    for name, value in vars(one).items():
+        if isinstance(value, SubjectTemplates):
+            _check_alike(value, vars(other)[name])
+        elif isinstance(value, dict):
+            assert value.keys() == vars(other)[name].keys()
+            for key, own in value.items():
+                _check_alike(own, vars(other)[name][key])
+        else:
+            np.testing.assert_array_equal(value, vars(other)[name])
 
 
 def _check_named(content: bytes, result: Any) -> None:
@@ -106,6 +153,17 @@ def _check_noises(content: bytes, listed: ListedSet) -> None:
     assert [name for name in probes if name.startswith("Ann")] == [name for name in ANN if name not in noisy]
 
 
+SMALL_CHUNK = 24  # bytes
+BETWEEN = b"\0|\0"  # two files
+FACES = "".join(f"{name}.jpg {FIVE_POINTS} 0.{name}\n" for name in (1, 2, 2, 4))
+RELEASE = (
+    ("ijbc_face_tid_mid.txt", b"1.jpg 1 10\n2.jpg 2 11\n2.jpg 2 12\n3.jpg 3 13\n"),
+    ("ijbc_name_5pts_score.txt", FACES.encode()),
+    ("ijbc_template_pair_label.txt", b"1 2 1\n1 3 0\n3 3 1\n"),
+    ("ijbc_1N_gallery_G1.csv", b"TEMPLATE_ID,SUBJECT_ID,F\n1,10,a\n2,10,b\n"),
+    ("ijbc_1N_gallery_G2.csv", b"TEMPLATE_ID,SUBJECT_ID,F\n3,11,a\n"),
+    ("ijbc_1N_probe_mixed.csv", b"TEMPLATE_ID,SUBJECT_ID,F\n2,10,a\n3,11,b\n"),
+)
 ANN = ("Ann_1.jpg", "Ann_2.jpg", "Ann_3.jpg")
 CSV_WORDS = (",", '"', '""', "\r\n", ";", "\n\n")
 
@@ -113,7 +171,7 @@ TARGETS = [
     Target(
         "ijb_pairs",
         "pairs.txt",
-        read_pairs,
+        _read_pairs,
         lambda: lines("1 2 1", "3 4 0", "188000 5 1")[:3],
         _check_pairs,
         words=(" 1\n", " 0\n", "12345678", "-1", "  "),
@@ -132,6 +190,15 @@ TARGETS = [
         _read_subjects,
         lambda: lines("TEMPLATE_ID,SUBJECT_ID,FILENAME", "1,10,a.jpg", "2,11,b.jpg")[:3],
         words=("TEMPLATE_ID", "SUBJECT_ID", "12345678", "-1", *CSV_WORDS),
+    ),
+    Target(
+        "ijb_release",
+        "release",
+        _read_release,
+        lambda: [BETWEEN.join(text for _, text in RELEASE[:count]) for count in (6, 3)],
+        is_named=False,  # it is all of its files
+        words=(BETWEEN, "2.jpg 2 12\n", "3 3 1\n", "188000", "-1", "TEMPLATE_ID,SUBJECT_ID"),
+        copies=60,
     ),
     Target(
         "ijbs_table",
