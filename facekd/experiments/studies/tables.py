@@ -24,6 +24,7 @@ TEX = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    "[": "{[}",  # behind the end of a row, a bracket would say how far down the next one begins
     "<": "$<$",
     ">": "$>$",
     MINUS: "$-$",
