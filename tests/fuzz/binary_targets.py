@@ -79,6 +79,7 @@ TARGETS = [
         _check_pixels,
         is_named=False,
         refused=lambda: list(refused_jpegs().values()),
+        megabytes=600,  # 2^25 pixels, as coefficients and as RGB
     ),
     Target(
         "image",

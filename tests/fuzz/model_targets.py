@@ -265,7 +265,7 @@ def _check_description(_: bytes, found: torch.Tensor | None) -> None:
 
 
 TARGETS = [
-    Target("onnx", "m.onnx", _read_onnx, _onnx_seeds, prepare=_onnx_folder, copies=40),
+    Target("onnx", "m.onnx", _read_onnx, _onnx_seeds, prepare=_onnx_folder, copies=40, megabytes=2000),
     Target(
         "onnx_field",
         "m.onnx",
@@ -274,6 +274,7 @@ TARGETS = [
         prepare=_onnx_folder,
         copies=30,
         max_len=13,
+        megabytes=2000,
     ),
     Target("scrfd", "d.onnx", _detect, _scrfd_seeds, _check_faces),
     Target(

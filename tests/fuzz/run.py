@@ -1,15 +1,17 @@
 """Fuzzes the readers of foreign files with atheris: `python -m tests.fuzz.run [--seconds N] [TARGET ...]`.
 
-Each target runs in a process of its own, with limits for memory and for the time of a single input, from the seeds of
-the `*_targets` and what earlier runs have found. An input that breaks a reader is kept in
-`fuzz_findings/`, printed with the exception, and ends with status 1. `fuzz_findings/` also keeps the inputs that
-reached new code, and a log of all runs, which `--summary` adds up. `--until 10` goes on in turns until each target
-has had 10 minutes of the processor in that log; a stopped campaign goes on where it was.
+Each target runs in a process of its own, with limits for what a single input takes of memory and of the processor, from
+the seeds of the `*_targets`, those in `tests/fuzz/corpus/` and what earlier runs have found. An input that breaks a
+reader is kept in `fuzz_findings/`, printed with the exception, and ends with status 1. `fuzz_findings/` also keeps the
+inputs that reached new code, and a log of all runs, which `--summary` adds up. `--until 10` goes on in turns until
+each target has had 10 minutes of the processor in that log; a stopped campaign goes on where it was. `--keep` puts the
+smallest inputs that reach more than the seeds, and those that once broke a reader, into `tests/fuzz/corpus/`.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
 import re
@@ -21,9 +23,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+ONE = (sys.executable, "-m", "tests.fuzz.run", "--one")
 FINDINGS = Path("fuzz_findings")
 LOG = FINDINGS / "runs.jsonl"
-MEGABYTES, SECONDS_AN_INPUT = 3000, 20
+SECONDS_AN_INPUT = 5  # of the processor
+# Where code in C does not return, or waits: by the clock, which a process that gets no processor does not stop; and
+# megabytes that a process may grow by while it reads an input.
+SECONDS_BY_THE_CLOCK, MEGABYTES_AT_ONCE = 300, 3000
 
 
 def main() -> int:
@@ -33,9 +39,12 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=60, help="time for each target (default: 60)")
     parser.add_argument("--until", type=float, default=0.0, help="go on until each has so many CPU minutes in the log")
     parser.add_argument("--summary", action="store_true", help="only add up the runs so far, as a table")
+    parser.add_argument("--keep", action="store_true", help="choose anew which inputs are kept for the tests")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--ascii", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.one and arguments.keep:
+        return _keep_here(arguments.targets[0])
     if arguments.one:
         _fuzz_here(arguments.targets[0], arguments.seconds, arguments.ascii)
         return 0
@@ -49,6 +58,9 @@ def main() -> int:
     known, texts = [target.name for target in TARGETS], {target.name for target in TEXT_TARGETS}
     if unknown := set(arguments.targets) - set(known):
         parser.error(f"no target {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    if arguments.keep:
+        names = arguments.targets or known
+        return max([subprocess.run([*ONE, name, "--keep"], check=False).returncode != 0 for name in names])
     broken = []
     for name in _turns(arguments.targets or known, 60 * arguments.until, broken):
         # Every other run of a reader of text is fed ASCII alone: random bytes are mostly refused, as no UTF-8.
@@ -84,15 +96,13 @@ def _turns(names: list[str], cpu_seconds: float, broken: list[str]) -> Iterator[
 def _fuzz_apart(name: str, seconds: int, is_ascii: bool) -> tuple[dict[str, Any], str]:
     """Runs a target in another process; returns the line for the log, and the exception if one escaped."""
     FINDINGS.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "tests.fuzz.run", "--one", name, "--seconds", str(seconds)]
-    command += ["--ascii"] if is_ascii else []
+    command = [*ONE, name, "--seconds", str(seconds), *(["--ascii"] if is_ascii else [])]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     counts = re.findall(r"(?:#|stat::number_of_executed_units:\s*)(\d+)", done.stderr)
-    lines = [
-        line for line in (done.stdout + done.stderr).splitlines() if re.match(r"\w*(Error|Exception)\b|.*ERROR:", line)
-    ]
+    said = (done.stdout + done.stderr).splitlines()
+    lines = [line for line in said if re.match(r"[\w.]*(Error|Exception)\b|.*ERROR:", line)]
     run = {
         "target": name,
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
@@ -123,21 +133,36 @@ def _totals() -> dict[str, list[float]]:
     return totals
 
 
+def _keep_here(name: str) -> int:
+    """Chooses which inputs of a target are kept; returns 1 if one of them still breaks the reader."""
+    # With it, targets whose parser runs in a process of its own need no fresh Python for each input.
+    with contextlib.suppress(ImportError):
+        import atheris  # noqa: F401
+    from tests.fuzz.all_targets import TARGETS
+    from tests.fuzz.kept import keep
+
+    there, kept, broken = keep(next(target for target in TARGETS if target.name == name), FINDINGS)
+    print(f"{name:<16} {kept:>5} of {there:,} inputs kept", *(f"  BROKEN: {line[:160]}" for line in broken), sep="\n")
+    return 1 if broken else 0
+
+
 def _fuzz_here(name: str, seconds: int, is_ascii: bool) -> None:
     import atheris
 
     atheris.enabled_hooks.add("str")  # what texts are compared with; its hook for patterns fails on some of them
     with atheris.instrument_imports(include=["facekd", "evaluation", "data_prep", "tarfile"]):
         from tests.fuzz.all_targets import TARGETS
+        from tests.fuzz.kept import kept_inputs
+        from tests.fuzz.limits import Watch
         from tests.fuzz.target import TargetRunner
 
         # Readers import some modules only when they are called, which must be instrumented, too.
         target = next(target for target in TARGETS if target.name == name)
         runner = TargetRunner(target)
-        seeds = [*target.seeds(), *target.refused()]
+        seeds = [*target.seeds(), *target.refused(), *kept_inputs(name)]
         for seed in seeds:
             runner.feed(seed)
-    with runner:
+    with runner, Watch(target.megabytes, SECONDS_AN_INPUT) as watch:
         # What the inputs are made from: the seeds, what earlier runs found, and the words of the format.
         corpus, words = FINDINGS / "corpus" / name, FINDINGS / f"{name}.words"
         corpus.mkdir(parents=True, exist_ok=True)
@@ -146,15 +171,16 @@ def _fuzz_here(name: str, seconds: int, is_ascii: bool) -> None:
         words.write_text("# words\n" + "".join(map(_dictionary_line, target.words)), encoding="ascii")
         options = [
             f"-max_total_time={seconds}",
-            f"-rss_limit_mb={MEGABYTES}",
-            f"-timeout={SECONDS_AN_INPUT}",
+            f"-rss_limit_mb={resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024 + MEGABYTES_AT_ONCE}",
+            f"-timeout={SECONDS_BY_THE_CLOCK}",
+            f"-report_slow_units={SECONDS_BY_THE_CLOCK}",
             f"-artifact_prefix={FINDINGS / name}-",
             "-print_final_stats=1",
             f"-max_len={target.max_len}",
             f"-only_ascii={int(is_ascii)}",
             f"-dict={words}",
         ]
-        atheris.Setup([name, str(corpus), *options], lambda content: runner.feed(content) and None)
+        atheris.Setup([name, str(corpus), *options], lambda content: watch.run(runner.feed, content) and None)
         atheris.Fuzz()
 
 

@@ -40,6 +40,7 @@ class Target:
         words: what the format is made of, which atheris puts into its inputs: names of columns, keys, marks.
         max_len: the most bytes that atheris makes.
         refused: makes files that the reader must refuse, from which mutations start as well.
+        megabytes: memory that an input may take while atheris runs; more where a stated limit allows more.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Target:
     words: tuple[str | bytes, ...] = ()
     max_len: int = 65536
     refused: Callable[[], list[bytes]] = list
+    megabytes: int = 300
 
 
 def lines(*rows: str) -> list[bytes]:
@@ -105,6 +107,7 @@ class TargetRunner:
             assert str(error).strip(), "an error without a message"
             assert str(error).isprintable(), f"not one harmless line: {error}"
             assert len(str(error)) < LONGEST_ERROR, f"an error of {len(str(error)):,} characters: {str(error)[:300]}"
+            assert not _ran_out(error), f"asks for more memory than there is: {error}"
             assert not self.target.is_named or path.name in str(error), f"does not name the file: {error}"
             return False
         except OSError as error:
@@ -126,6 +129,16 @@ class TargetRunner:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _ran_out(error: BaseException) -> bool:
+    """Tells whether an error goes back to memory that could not be had."""
+    causes = list[BaseException]()
+    cause: BaseException | None = error
+    while cause is not None and cause not in causes:
+        causes.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    return any(isinstance(cause, MemoryError) or "bad_alloc" in str(cause) for cause in causes)
 
 
 def mutations(seeds: list[bytes], count: int, seed: int = 0) -> Iterator[bytes]:

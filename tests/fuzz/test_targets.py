@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.fuzz.all_targets import TARGETS
+from tests.fuzz.kept import kept_inputs
 from tests.fuzz.target import Target, TargetRunner, mutations
 
 
@@ -16,5 +17,6 @@ def test_damaged_files_end_in_a_sentence(target: Target) -> None:
             assert runner.feed(seed), "a seed is refused: the target tests nothing"
             assert not target.finds or runner.found is not None, "a seed is read as nothing: the target tests nothing"
         assert not any(map(runner.feed, refused)), "what must be refused is read"
-        for content in mutations([*seeds, *refused], target.copies):
+        kept = kept_inputs(target.name)[: target.copies]
+        for content in (*kept, *mutations([*seeds, *refused], target.copies)):
             runner.feed(content)
