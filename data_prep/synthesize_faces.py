@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import cv2
 import numpy as np
@@ -33,6 +33,7 @@ from facekd.images.encoding import encode_jpeg, encode_png
 from facekd.utils.processes.children import usable_cores
 from facekd.utils.processes.ordered_work import by_processes
 from facekd.utils.progress import track
+from facekd.utils.typed_values import find_fault
 from facekd.utils.wording import counted
 
 PART_SIZE = 1000  # images rendered between two points from which a killed run can resume
@@ -341,14 +342,38 @@ def _settings_of(parts: Path) -> dict[str, Any] | None:
     return read_json(stamp, "the settings of a generated set") if stamp.exists() else None
 
 
+class _File(TypedDict):
+    bytes: int
+
+
+class _Train(TypedDict):
+    identities: int
+    images: int
+
+
+class _Test(TypedDict):
+    identities: int
+    pairs: int
+
+
+class _Summary(TypedDict):
+    """Describes `synthesis.json`."""
+
+    settings: dict[str, Any]
+    train: _Train
+    test: _Test
+    files: dict[str, _File]
+
+
 def _read_summary(folder: Path) -> dict[str, Any] | None:
     path = folder / SUMMARY
     if not path.exists():
         return None
     try:
-        return read_json(path, "the summary of a generated set", keys=("settings", "files"))
+        summary = read_json(path, "the summary of a generated set")
     except DataError:
         return None
+    return None if find_fault(summary, _Summary) else summary
 
 
 def _is_whole(folder: Path, summary: dict[str, Any]) -> bool:

@@ -79,7 +79,7 @@ def _json_kinds() -> dict[str, Any]:
     for name, value in KINDS.items():
         with contextlib.suppress(TypeError):
             kinds[name] = _as_json(value)
-    return kinds
+    return {**kinds, "beyond_floats": 10**400}
 
 
 JSON_KINDS = _json_kinds()

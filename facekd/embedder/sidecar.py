@@ -64,13 +64,20 @@ def read_sidecar(file: OnnxFile) -> Sidecar | None:
             raise ModelError(f"{path}: was written for another file than {file.path.name} now is; {remedy}")
         if set(content["preprocessing"]) != FIELDS:
             raise TypeError(f"preprocessing has the keys {', '.join(sorted(FIELDS))}")
-        preprocessing = Preprocessing(**content["preprocessing"])
+        preprocessing = _as_preprocessing(path, content["preprocessing"], remedy)
         output, basis = content["output"], content["basis"]
         if not (isinstance(output, str) and isinstance(basis, str)):
             raise TypeError("output and basis are text")
     except (KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path}: is no sidecar of a model ({error!r}); {remedy}") from error
     return Sidecar(preprocessing, output, basis)
+
+
+def _as_preprocessing(path: Path, content: dict[str, Any], remedy: str) -> Preprocessing:
+    try:
+        return Preprocessing(**content)
+    except ModelError as error:  # a value that no preprocessing has
+        raise ModelError(f"{path}: is no sidecar of a model ({error}); {remedy}") from error
 
 
 def add_to_given(given: dict[str, Any], sidecar: Sidecar | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -12,7 +11,7 @@ from facekd.errors import DataError
 from facekd.files.reading import read_json
 from facekd.pages.numbers import decimal
 from facekd.pages.tables import Table
-from facekd.training.logbook import read_log
+from facekd.training.logbook.log_file import is_number, read_log
 
 TITLE = "Who resembles whom"
 # A key of the log's `centres` -> the column, and the digits behind the point.
@@ -36,7 +35,7 @@ def read_centres(folder: Path) -> dict[str, float] | None:
     if not found:
         return None
     numbers = {key: found[-1].get(key) for key in COLUMNS}
-    return {key: float(one) for key, one in numbers.items() if isinstance(one, int | float) and math.isfinite(one)}
+    return {key: float(one) for key, one in numbers.items() if is_number(one)}
 
 
 def read_rebuilt(head: Path) -> dict[str, float]:
@@ -53,7 +52,7 @@ def read_rebuilt(head: Path) -> dict[str, float]:
     if not isinstance(found, dict):
         raise DataError(f"{report}: damaged, its 'centres' is no section; {remedy}")
     keys = {"correlation": "means_correlation", "rows_dimension": "dimension", "means_dimension": "means_dimension"}
-    return {key: float(found[name]) for key, name in keys.items() if isinstance(found.get(name), int | float)}
+    return {key: float(found[name]) for key, name in keys.items() if is_number(found.get(name))}
 
 
 def summarize_centres(folders: Mapping[int, Path]) -> dict[str, Any] | None:

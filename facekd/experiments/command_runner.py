@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 from facekd.commands.config_files import protect_path
 from facekd.errors import TrainingError
@@ -35,6 +35,7 @@ from facekd.utils.processes.stopping import (
     stop_signal_of,
 )
 from facekd.utils.progress import format_duration
+from facekd.utils.typed_values import Range, find_fault
 
 SECONDS_BETWEEN_POLLS = 0.05
 NUM_LOG_LINES = 15  # shown of a failed step
@@ -91,6 +92,19 @@ def as_word(value: Any) -> str:
     return json.dumps(value)  # true, null and [1, 2] mean the same in YAML
 
 
+class _Known(TypedDict, total=False):
+    seconds: Annotated[float, Range(0, 1e12)]
+    unfinished: bool
+
+
+class _Done(_Known):
+    """Describes an entry of `steps.json`."""
+
+    command: list[str]
+    number: Annotated[int, Range(1, 1e9)]
+    after: dict[str, int]
+
+
 class CompletedSteps:
     """Records in `steps.json` of a folder which commands were completed there, and in which order.
 
@@ -107,13 +121,8 @@ class CompletedSteps:
         if self._file.exists():
             remedy = "delete it and run the same command again: each step is then checked anew"
             self._done = read_json(self._file, "a list of steps", remedy, ("steps",), TrainingError)["steps"]
-            kinds = {"command": list, "number": int, "after": dict}
-            entries = self._done.values() if isinstance(self._done, dict) else [None]
-            if not all(
-                isinstance(entry, dict) and all(isinstance(entry.get(key), kind) for key, kind in kinds.items())
-                for entry in entries
-            ):
-                raise TrainingError(f"{self._file}: damaged, not a list of steps; {remedy}")
+            if fault := find_fault(self._done, dict[str, _Done]):
+                raise TrainingError(f"{self._file}: damaged, not a list of steps: {fault}; {remedy}")
 
     def is_done(self, step: Step) -> bool:
         """Returns whether a step can be skipped.

@@ -14,13 +14,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from facekd.commands.command_line import command_text
 from facekd.commands.config_help import take_switch
 from facekd.commands.places import mark_of_format, require_own_results
 from facekd.commands.plain_configs import to_yaml
-from facekd.errors import ConfigError, run_verb
+from facekd.errors import ConfigError, DataError, run_verb
 from facekd.experiments.command_runner import CompletedSteps, TrainingWatch, run_steps
 from facekd.experiments.studies.config import VERBS, Study
 from facekd.experiments.studies.external import check_external
@@ -31,6 +31,7 @@ from facekd.files.reading import read_json
 from facekd.files.writing import write_json
 from facekd.utils.processes.children import usable_cores
 from facekd.utils.progress import format_duration
+from facekd.utils.typed_values import find_fault
 from facekd.utils.wording import agreeing, counted
 
 CONDITIONS = "conditions.json"
@@ -91,16 +92,33 @@ def _report(study: Study, failed: list[str], words: Sequence[str]) -> None:
         raise ConfigError(f"{study.output}: there is nothing to report: {why}")
     from facekd.experiments.studies.report import to_text, write_report
 
-    conditions = study.output / CONDITIONS
     results["command"] = command_text("study", words)
-    results["conditions"] = None
-    if conditions.exists():
-        remedy = "delete it, or start without --report-only, which writes it again"
-        keys = ("gpus", "processor", "jobs", "threads")
-        results["conditions"] = read_json(conditions, "a description of the machine", remedy, keys)
+    results["conditions"] = read_conditions(study.output / CONDITIONS)
     write_report(study, results)
     print("\n" + to_text(results))
     print(f"report: {study.output / 'report.html'}, {study.output / 'results.md'}, {study.output / 'results.json'}")
+
+
+class _Conditions(TypedDict):
+    gpus: list[str]
+    processor: str
+    jobs: int
+    threads: int
+
+
+def read_conditions(path: Path) -> dict[str, Any] | None:
+    """Reads what is known of the machine that a study ran on; returns None if there is no such file.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    if not path.exists():
+        return None
+    remedy = "delete it, or start without --report-only, which writes it again"
+    conditions = read_json(path, "a description of the machine", remedy)
+    if fault := find_fault(conditions, _Conditions):
+        raise DataError(f"{path}: damaged, not a description of the machine: {fault}; {remedy}")
+    return conditions
 
 
 def _run(study: Study, file: StudyFile) -> list[str]:

@@ -189,8 +189,14 @@ class GalleryWriter:
         with suppress(ValueError, TypeError):
             for stop, words in self._file.entries():
                 reason, detail, num_sure = json.loads(words)
+                if not isinstance(detail, str | None) or type(num_sure) is not int or num_sure < 0:
+                    break
                 result = ImageResult((stop - end) // size, reason, detail, num_sure)
-                if (stop - end) % size or (reason is None) != (stop > end) or len(self.results) >= len(self._images):
+                if (
+                    (stop - end) % size
+                    or reason not in (IMAGE_REASONS if stop == end else (None,))
+                    or len(self.results) >= len(self._images)
+                ):
                     break
                 self.results.append(result)
                 end = stop

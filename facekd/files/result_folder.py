@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,8 @@ def was_stopped(folder: Path, mark: str = MARK) -> bool:
 
 
 def _has_results(folder: Path, mark: str) -> bool:
-    return (folder / mark).exists() or _unfinished(folder, mark).exists()
+    # Unlike pathlib, this is False for a name that is too long for a file.
+    return any(os.path.exists(place) for place in (folder / mark, _unfinished(folder, mark)))  # noqa: PTH110
 
 
 def _unfinished(folder: Path, mark: str) -> Path:

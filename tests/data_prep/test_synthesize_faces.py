@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -202,6 +203,15 @@ def test_another_set_is_not_overwritten_unasked(tmp_path: Path) -> None:
     assert hashes(tmp_path) == before
     synthesize(other, tmp_path, workers=0, overwrite=True)
     assert {path.name for path in tmp_path.iterdir()} == {"train", "contact_sheet.png", "synthesis.json"}
+
+
+@pytest.mark.parametrize("key", ["settings", "files", "train"])
+def test_a_damaged_summary_is_none(tmp_path: Path, generated: Path, key: str) -> None:
+    shutil.copytree(generated, tmp_path, dirs_exist_ok=True)
+    summary = json.loads((tmp_path / "synthesis.json").read_text())
+    (tmp_path / "synthesis.json").write_text(json.dumps({**summary, key: ["odd"]}))
+    with pytest.raises(DataError, match=r"synthesis\.json .*from elsewhere"):
+        synthesize(SMALL, tmp_path, workers=0)
 
 
 @pytest.mark.parametrize("name", ["train.rec", "train.lst", "test_pairs.txt", "contact_sheet.png", "synthesis.json"])

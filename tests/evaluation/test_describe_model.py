@@ -135,6 +135,10 @@ def test_options_win_over_a_sidecar_and_a_sidecar_over_what_is_assumed(tmp_path:
         (lambda c: {**c, "version": 2}, "is no sidecar that this facekd knows"),
         (lambda c: {**c, "preprocessing": {"mean": 3}}, "has the keys color, image_size, mean, std"),
         (lambda c: {**c, "preprocessing": {**c["preprocessing"], "size": 3}}, "is no sidecar of a model"),
+        (
+            lambda c: {**c, "preprocessing": {**c["preprocessing"], "image_size": -3}},
+            "m.onnx.facekd.json: is no sidecar",
+        ),
         (lambda c: {**c, "output": 3}, "is no sidecar of a model"),
         (lambda c: [c], "m.onnx.facekd.json"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from facekd.experiments.studies.config import Method, Pack, Study
 from facekd.experiments.studies.external import read_external
 from facekd.experiments.studies.file import load_study
 from facekd.files.reading import read_text_file
-from facekd.files.resumable_file import ResumableFile
+from facekd.files.resumable_file import JOURNAL_FORMAT, JOURNAL_VERSION, ResumableFile
 from facekd.importing.adaface_command import read_command, translate_adaface
 from facekd.importing.arcface_config import translate_arcface
 from facekd.importing.python_config import read_python_config
@@ -92,7 +93,8 @@ def _read_others(path: Path) -> object:
 
 
 def _journal(path: Path) -> list[tuple[int, str]]:
-    """Opens a file in progress with this journal, and returns the entries it believes."""
+    """Opens a file in progress with a journal of these lines, sealed, and returns the entries it believes."""
+    path.write_bytes(sealed_journal({"verb": "pack"}, path.read_bytes().split(b"\n")))
     with (path.parent / ".train.rec.partial").open("wb") as stream:
         stream.write(bytes(64))
     file = ResumableFile(path.parent / "train.rec", {"verb": "pack"})
@@ -111,9 +113,26 @@ def _check_log(_: bytes, entries: Any) -> None:
     assert not numbers or math.isfinite(max(numbers) - min(numbers))
 
 
-def _journal_seed() -> list[bytes]:
-    head = {"format": "facekd-journal", "version": 1, "job": {"verb": "pack"}}
-    return [json.dumps(head).encode() + b"\n16\t0 a\n32\t1 b\n48\t2 c\n"]
+def sealed_journal(job: dict[str, Any], lines: list[bytes]) -> bytes:
+    """Returns a journal of these lines with right checksums, which damage would never leave."""
+    found = json.dumps({"format": JOURNAL_FORMAT, "version": JOURNAL_VERSION, "job": job}).encode() + b"\n"
+    checksum = zlib.crc32(found)
+    for line in lines:
+        checksum = zlib.crc32(line + b"\t", checksum)
+        found += line + b"\t%08x\n" % checksum
+    return found
+
+
+def _check_journal(content: bytes, entries: list[tuple[int, str]]) -> None:
+    """Believes the first lines, in whose order the file grows."""
+    rows = content.split(b"\n")[: len(entries)]
+    words = [row.partition(b"\t")[2].decode("utf-8", "surrogateescape") for row in rows]
+    assert words == [words for _, words in entries]
+    assert [end for end, _ in entries] == sorted(int(row.partition(b"\t")[0]) for row in rows)
+    assert content != JOURNAL or len(entries) == 3
+
+
+JOURNAL = b"16\t0 a\n32\t1 b\n48\t2 c"
 
 
 def _check_yaml(_: bytes, result: Any) -> None:
@@ -222,5 +241,5 @@ TARGETS = [
         words=JSON_WORDS,
     ),
     Target("align_log", "align_log.jsonl", _align_log, _align_seed, _check_align_log, is_named=False, words=JSON_WORDS),
-    Target("journal", ".train.rec.journal", _journal, _journal_seed, words=JSON_WORDS),
+    Target("journal", ".train.rec.journal", _journal, lambda: [JOURNAL], _check_journal),
 ]

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from facekd.experiments.classifier_table import centres_table, read_centres, summarize_centres
+from facekd.experiments.classifier_table import centres_table, read_centres, read_rebuilt, summarize_centres
 from facekd.experiments.sharing_report import write_report
 from facekd.experiments.sharing_stages import STAGES, Pipeline, SharingPlan
 
@@ -24,6 +24,12 @@ def test_the_last_entry_counts_and_only_its_numbers(tmp_path: Path) -> None:
     log(run, correlation=0.25, rows_dimension=None, means_dimension=float("nan"), other=1)
     assert read_centres(run) == {"correlation": 0.25}
     assert read_centres(tmp_path / "none") is None
+
+
+def test_numbers_beyond_floats_are_none(tmp_path: Path) -> None:
+    (tmp_path / "head.json").write_text(json.dumps({"centres": {"dimension": 10**400, "means_dimension": 5}}))
+    assert read_rebuilt(tmp_path / "head.pt") == {"means_dimension": 5.0}
+    assert read_centres(log(tmp_path / "run", correlation=10**400, rows_dimension=5)) == {"rows_dimension": 5.0}
 
 
 def test_means_are_over_the_seeds_that_have_a_number(tmp_path: Path) -> None:

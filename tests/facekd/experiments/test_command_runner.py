@@ -153,7 +153,14 @@ def test_a_folder_that_is_moved_stops_the_running_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["[", '{"steps": []}', '{"steps": {"a": 1}}', '{"steps": {"a": {"command": [], "after": {}}}}']
+    "content",
+    [
+        '{"steps": {"a": {"command": [1], "number": 1, "after": {}, "seconds": NaN}}}',
+        "[",
+        '{"steps": []}',
+        '{"steps": {"a": 1}}',
+        '{"steps": {"a": {"command": [], "after": {}}}}',
+    ],
 )
 def test_a_damaged_record_is_reported(tmp_path: Path, content: str) -> None:
     (tmp_path / "steps.json").write_text(content)

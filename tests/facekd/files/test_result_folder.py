@@ -71,7 +71,14 @@ def test_another_mark_is_other_results(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ['{"parts": [".."]}', '{"parts": ["../other", "/etc"]}', "[" * 100_000, '{"parts": 5}']
+    "content",
+    [
+        '{"parts": ["' + "x" * 300 + '", "\\u0000"]}',
+        '{"parts": [".."]}',
+        '{"parts": ["../other", "/etc"]}',
+        "[" * 100_000,
+        '{"parts": 5}',
+    ],
 )
 def test_a_file_from_elsewhere_cannot_name_what_lies_outside(content: str, tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text("{}")
