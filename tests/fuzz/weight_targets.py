@@ -6,6 +6,7 @@ import copy
 import functools
 import io
 import json
+import math
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -20,11 +21,13 @@ import torch
 from facekd.backbones.building import BACKBONES
 from facekd.checkpoints import checkpoint
 from facekd.checkpoints.checkpoint import read_checkpoint
-from facekd.checkpoints.models import load_backbone
+from facekd.checkpoints.models import load_backbone, plan_backbone
 from facekd.checkpoints.shared_head import read_classifier
 from facekd.checkpoints.torch_pickle import FREE_TENSOR_BYTES, LARGEST_TENSORS
 from facekd.embedder.classifying_model import load_logit_network
 from facekd.files.reading import sealed
+from facekd.importing import backbones, classifiers
+from facekd.importing.networks import names_in_file
 from facekd.importing.weight_files import WeightFile, read_weights
 from facekd.teacher.cache_file import TeacherCache, check_claim
 from tests.fuzz.target import Target
@@ -195,6 +198,105 @@ def _read_pickle(path: Path) -> WeightFile:
     return found
 
 
+@functools.cache
+def _networks_in_files() -> list[dict[str, torch.Tensor]]:
+    """Returns the tensors, all zeros, in files of small networks of each family that facekd knows."""
+    found = []
+    for name in ("mobilefacenet", "iresnet18", "ir_18", "vit_t"):
+        plan = plan_backbone({"name": name, "embedding_size": 64, "image_size": 112, "width": 0.125}).state_dict()
+        names = names_in_file(name, plan)
+        zero_of = {own: torch.zeros((), dtype=tensor.dtype).expand(tensor.shape) for own, tensor in plan.items()}
+        found.append({file: zero_of[own] for own, file in names.items()})
+    return found
+
+
+def _read_imported(path: Path) -> str:
+    """Imports a network some of whose tensors the bytes change: in shape or type, to no number, or to none at all."""
+    choices = path.read_bytes() or b"\0"
+    state = {**_networks_in_files()[choices[0] % 4]}
+    # Those by which a network is recognised are among the first and the last.
+    telling = [*list(state)[:3], *list(state)[-8:]]
+    for tensor, place, kind in zip(choices[1:13:3], choices[2:13:3], choices[3:13:3], strict=False):
+        names = telling if tensor < 128 else list(state)
+        name = names[tensor % len(names)]
+        if name in state:
+            changed = _changed_tensor(state.pop(name), place, kind)
+            state.update({} if changed is None else {name: changed})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backbones, "read_weights", lambda _: WeightFile(state, [], ()))
+        found = backbones.import_backbone(path)
+    for own in found.backbone.state_dict().values():
+        assert not own.is_floating_point() or own.isfinite().all()
+    return found.framework
+
+
+def _changed_tensor(tensor: torch.Tensor, place: int, kind: int) -> torch.Tensor | None:
+    """Returns another tensor that a file of less than 40 MB can hold; None for none."""
+    shape = list(tensor.shape)
+    if kind < len(SIZES):
+        others = [*shape, SIZES[kind]] if place >= len(shape) else [*shape[:place], SIZES[kind], *shape[place + 1 :]]
+        if math.prod(others) > MOST_VALUES:
+            others = [0 if at == (place + 1) % len(others) else size for at, size in enumerate(others)]
+        return torch.zeros(()).expand(others) if math.prod(others) <= MOST_VALUES else None
+    others_by_kind = (
+        None,
+        torch.zeros(()).expand(shape[1:]),
+        torch.full((), torch.nan).expand(shape),
+        *(
+            torch.zeros((), dtype=dtype).expand(shape)
+            for dtype in (torch.float16, torch.int64, torch.complex64, torch.bool)
+        ),
+    )
+    return others_by_kind[kind % len(others_by_kind)]
+
+
+def _classifier_parts() -> list[dict[str, Any]]:
+    """Returns what the forms of files with a classifier hold."""
+    statistics = {"head.batch_mean": torch.ones(1, 1), "head.batch_std": torch.ones(1, 1)}
+    return [
+        {
+            "state_dict_softmax_fc": {"weight": torch.ones(3, 4)},
+            "epoch": 1,
+            "global_step": 5,
+            "state_dict_backbone": {},
+        },
+        {"state_dict": {"head.kernel": torch.ones(4, 3), "model.x": torch.ones(2), **statistics}, "epoch": 1},
+        {"weight": torch.ones(3, 4)},
+    ]
+
+
+def _join(path: Path) -> classifiers.JoinedClassifier | str:
+    """Joins the classifier in files of two processes whose values the bytes change."""
+    choices = path.read_bytes().ljust(1, b"\0")
+    kind = choices[0]
+    forms = _classifier_parts()
+    parts = [changed_by(choices[1 + 8 * rank : 9 + 8 * rank], forms[kind % 3]) for rank in range(2)]
+    name = classifiers.NAMES[kind // 3 % 3]
+    for rank in range(2):
+        (path.parent / name.format(rank)).touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classifiers, "read_file", lambda file: parts[file.name == name.format(1)])
+        num_classes = (None, 6, 5)[kind // 9 % 3]
+        found = classifiers.join_classifier(path.parent / name.format(kind // 27 % 2), num_classes, kind >= 128)
+    for file in path.parent.glob("*_gpu_*"):
+        file.unlink()
+    for file in path.parent.glob("rank_*"):
+        file.unlink()
+    return "none" if found is None else found
+
+
+def _check_joined(_: bytes, found: Any) -> None:
+    """There are finite weights (C, D), or one line says why not."""
+    if found != "none" and found.weight_CD is not None:
+        assert found.weight_CD.dtype == torch.float32 and found.weight_CD.ndim == 2
+        assert found.weight_CD.isfinite().all() and found.files and not found.problem
+    elif found != "none":
+        assert found.problem and len(found.problem) < 1000 and "\n" not in found.problem
+
+
+SIZES = (0, 1, 2, 3, 5, 16, 64, 1000, 2**20, 2**31, 2**62)
+MOST_VALUES = 10_000_000
+
 TARGETS = [
     Target("teacher_cache", "teacher.cache", _read_teacher, _teacher_seeds, _check_teacher),
     Target("teacher_trailer", "teacher.cache", _read_changed_teacher, lambda: [b""], max_len=9),
@@ -206,5 +308,22 @@ TARGETS = [
         "backbone.pth",
         _read_pickle,
         lambda: [content for name, content in _pickled_archive().items() if name.endswith("/data.pkl")],
+    ),
+    Target(
+        "import_backbone",
+        "backbone.pth",
+        _read_imported,
+        lambda: [bytes([number]) for number in range(4)],
+        copies=8,
+        max_len=13,
+    ),
+    Target(
+        "join_classifier",
+        "choices",
+        _join,
+        lambda: [bytes([number]) for number in (0, 1, 2, 9, 27, 128)],
+        _check_joined,
+        max_len=17,
+        is_named=False,
     ),
 ]
