@@ -11,7 +11,7 @@ import sys
 import zipfile
 from collections.abc import Collection
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import IO, BinaryIO, Literal
 
 import numpy as np
 
@@ -46,7 +46,7 @@ def read_npy(path: str | os.PathLike[str], remedy: str, mmap_mode: Literal["r"] 
         return read_array(stream, num_bytes, mmap_mode)
 
 
-def read_array(stream: BinaryIO, num_bytes: int, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
+def read_array(stream: IO[bytes], num_bytes: int, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
     """Reads an array as `np.save` writes it from the beginning of a stream; call it within `reading`.
 
     Args:

@@ -117,7 +117,7 @@ def _counted(load: Load, cost: int) -> Load:
 
 
 def _refuse(code: int) -> Load:
-    name = pickletools.code2op[chr(code)].name
+    name = next(opcode.name for opcode in pickletools.opcodes if opcode.code == chr(code))
 
     def refuse(_: Any) -> NoReturn:
         raise RefusedError(f"it has the opcode {name}, which files of its kind never have")

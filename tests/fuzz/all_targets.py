@@ -6,6 +6,7 @@ from tests.fuzz.apart_targets import TARGETS as APART
 from tests.fuzz.array_targets import TARGETS as ARRAYS
 from tests.fuzz.binary_targets import TARGETS as BINARY
 from tests.fuzz.json_targets import TARGETS as JSON
+from tests.fuzz.leaf_targets import TARGETS as LEAVES
 from tests.fuzz.list_targets import TARGETS as LISTS
 from tests.fuzz.model_targets import TARGETS as MODELS
 from tests.fuzz.protocol_targets import TARGETS as PROTOCOLS
@@ -17,4 +18,4 @@ from tests.fuzz.weight_targets import TARGETS as WEIGHTS
 
 # Half of their runs get ASCII alone: much else ends early, as no UTF-8.
 TEXT_TARGETS: list[Target] = [*TEXT, *LISTS, *PROTOCOLS]
-TARGETS: list[Target] = [*TEXT_TARGETS, *JSON, *BINARY, *MODELS, *SETS, *APART, *RECORDS, *WEIGHTS, *ARRAYS]
+TARGETS: list[Target] = [*TEXT_TARGETS, *JSON, *BINARY, *MODELS, *SETS, *APART, *RECORDS, *WEIGHTS, *ARRAYS, *LEAVES]

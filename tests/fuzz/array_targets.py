@@ -107,7 +107,7 @@ def _pairs() -> bytes:
 
 
 @functools.cache
-def _gallery() -> bytes:
+def gallery_file() -> bytes:
     stream = io.BytesIO()
     faces = np.eye(3, dtype=np.float32), np.ones(3, np.float32), np.array(["a.jpg", "../b.jpg", "/c.rec#3"])
     places = (np.full(shape, np.nan, np.float32) for shape in ((3, 4), (3, 5, 2), (3,)))
@@ -115,13 +115,13 @@ def _gallery() -> bytes:
     return stream.getvalue()
 
 
-def _read_gallery(path: Path) -> Gallery:
+def read_gallery_as_search(path: Path) -> Gallery:
     """Reads a gallery as `facekd search` does, which first looks whether the file is one."""
     is_gallery(path)
     return read_gallery(path)
 
 
-def _check_gallery(_: bytes, gallery: Any) -> None:
+def check_gallery(_: bytes, gallery: Any) -> None:
     """Whatever its names are, no other image is opened than those below the folder, in which there is none."""
     crops = FaceCrops([Path("/nowhere")])
     assert all(crops.cut(gallery, row) is None for row in range(len(gallery)))
@@ -154,7 +154,7 @@ def _read_given(path: Path) -> Any:
 GIVEN_NAMES = (("a/1.jpg", "b/1.jpg"), (b"a/1.jpg", b"\xff/1.jpg"))
 PAIRS, GALLERY, GIVEN = (
     _of_members(_pairs, read_pairs),
-    _of_members(_gallery, _read_gallery),
+    _of_members(gallery_file, read_gallery_as_search),
     _of_members(_given, _read_given),
 )
 
@@ -168,7 +168,7 @@ TARGETS = [
         _check_kept,
     ),
     Target("pairs_npz", "pack.npz", *PAIRS),
-    Target("gallery", "faces.npz", *GALLERY, _check_gallery),
+    Target("gallery", "faces.npz", *GALLERY, check_gallery),
     Target("given_members", "given.npz", *GIVEN),
     # That of the three whose archive itself is damaged.
     Target(

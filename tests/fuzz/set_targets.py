@@ -59,7 +59,7 @@ def _read_tar(path: Path) -> list[bytes]:
 CIFAR_TEXTS = {"fine_label_names": ["a", "b"], "coarse_label_names": ["c"]}
 
 
-def _cifar_file(count: int) -> dict[str, Any]:
+def cifar_file(count: int) -> dict[str, Any]:
     return {
         "data": np.zeros((count, 3072), np.uint8),
         "fine_labels": [0, 1] * (count // 2),
@@ -68,22 +68,22 @@ def _cifar_file(count: int) -> dict[str, Any]:
 
 
 def _cifar_seeds() -> list[bytes]:
-    return [pickle.dumps(_cifar_file(2), protocol) for protocol in (2, 4)]
+    return [pickle.dumps(cifar_file(2), protocol) for protocol in (2, 4)]
 
 
-def _prepare_cifar(folder: Path) -> None:
+def prepare_cifar(folder: Path) -> None:
     (folder / "meta").write_bytes(pickle.dumps(CIFAR_TEXTS, 2))
-    (folder / "test").write_bytes(pickle.dumps(_cifar_file(2), 2))
+    (folder / "test").write_bytes(pickle.dumps(cifar_file(2), 2))
 
 
-def _read_cifar(path: Path) -> CifarDataset:
+def read_cifar(path: Path) -> CifarDataset:
     """Reads the file as part of a generated set, whose list says the md5 that it has now."""
     md5 = {name: hashlib.md5((path.parent / name).read_bytes()).hexdigest() for name in ("train", "test", "meta")}
     (path.parent / GENERATED).write_text(json.dumps({"format": GENERATED_FORMAT, "md5": md5}))
     return CifarDataset(path.parent)
 
 
-def _check_cifar(_: bytes, found: Any) -> None:
+def check_cifar(_: bytes, found: Any) -> None:
     images, labels = found.load(np.arange(len(found)))
     assert len(images) == len(labels) > 0
     assert set(labels.tolist()) <= {0, 1}
@@ -91,5 +91,5 @@ def _check_cifar(_: bytes, found: Any) -> None:
 
 TARGETS = [
     Target("tar", "train.tar", _read_tar, _tar_seeds),
-    Target("cifar", "train", _read_cifar, _cifar_seeds, _check_cifar, _prepare_cifar, 10, is_named=False),
+    Target("cifar", "train", read_cifar, _cifar_seeds, check_cifar, prepare_cifar, 10, is_named=False),
 ]

@@ -18,7 +18,7 @@ from facekd.utils.bounded_pickle import BoundedUnpickler, bounded_dispatch
 from facekd.utils.foreign import shown
 
 # An empty dictionary or set takes four times as much as an empty list. A pack has about eight building opcodes per
-# image, so the limit leaves room for tiny images, and keeps the memory below some 15 times the size of the file.
+# image, so the limit leaves room for tiny images, and keeps the memory below some 20 times the size of the file.
 COSTS = dict.fromkeys(pickle.EMPTY_DICT + pickle.DICT + pickle.EMPTY_SET, 4)
 
 
