@@ -93,9 +93,16 @@ def test_a_frame_in_another_segment_or_behind_the_pixels_is_none():
     assert jpeg_size(data.replace(frame, b"") + frame) == (0, 0)
 
 
-def test_usual_files_are_told_at_once_and_those_with_more_than_one_scan_or_exif_data_are_not():
-    usual = {name for name, data in jpegs().items() if USUAL_HEAD.match(data)}
-    assert usual == {"opencv", "444", "441", "of a later JFIF", "without spectrum"}
+def test_scans_are_counted_in_a_file_that_begins_as_usual_and_shows_a_scan_where_none_is():
+    data = saved(picture(), "JPEG", subsampling=0)
+    head, one_channel = data[: data.rindex(b"\xff\xda")], b"\xff\xda\0\x08\x01\x01\0\0\x3f\0\x12"
+    codes = b"\xff\xc4\0\x18\x03" + bytes([0, 5]) + bytes(14) + b"\xff\xda\0\x0c\x03"
+    assert USUAL_HEAD.match(head)
+    for between in (b"", codes, codes[:-3]):  # the last takes three bytes of the first scan for its own
+        with pytest.raises(ImageError, match=r"in (99|100) scans"):
+            refuse_many_scans(head + between + one_channel * 100 + END)
+    for length in range(len(head), len(data), 3):
+        refuse_many_scans(data[:length])
 
 
 def test_more_scans_than_any_encoder_writes_are_refused():
