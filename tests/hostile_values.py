@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,7 @@ def changed(content: Any, place: tuple[Any, ...], value: Any) -> Any:
     return copied
 
 
-def changed_by(choices: bytes, content: Any, kinds: dict[str, Any] | None = None) -> Any:
+def changed_by(choices: bytes, content: Any, kinds: Mapping[str, Any] | None = None) -> Any:
     """Returns a copy of a content in which up to four places are changed as the bytes say, two for each change.
 
     Args:

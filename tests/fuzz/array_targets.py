@@ -17,16 +17,25 @@ from evaluation.kept_arrays import END_MARK, _checksum
 from evaluation.sets.embedding_cache import _read_cached
 from evaluation.sets.embedding_rows import NpyRows
 from evaluation.sets.given_embeddings import read_named_embeddings
+from evaluation.sets.qualities import read_named_array, read_quality
 from facekd.data.pair_packs.npz_file import write_native_pair_pack
 from facekd.data.pair_packs.pair_pack import PairPack
 from facekd.errors import DataError
+from facekd.experiments.studies.comparison import read_draws
 from facekd.faces import Gallery, Origin, read_gallery, write_gallery
 from facekd.faces.gallery import is_gallery
 from facekd.faces.search.crops import FaceCrops
 from facekd.files.npy_files import NPY_START
 from facekd.images.preprocessing import Preprocessing
+from facekd.results.kept_scores import read_scores
+from facekd.results.reading import read_curves
+from facekd.training.logbook import centre_maps
+from facekd.verification.measures import verification_curves
+from facekd.verification.ranked_scores import RankedScores
 from tests.fuzz.binary_targets import encoded, read_pairs
+from tests.fuzz.json_targets import leaves
 from tests.fuzz.target import Target
+from tests.results_of_each_kind import people
 
 
 def _saved(array: np.ndarray) -> bytes:
@@ -158,7 +167,101 @@ PAIRS, GALLERY, GIVEN = (
     _of_members(_given, _read_given),
 )
 
+
+def _curves() -> list[dict[str, np.ndarray]]:
+    generator = np.random.default_rng(0)  # the scores of `people`
+    scores = generator.normal(0.6, 0.2, 20).clip(-1, 1), generator.normal(0, 0.2, 40).clip(-1, 1)
+    return [{**verification_curves(RankedScores(*scores))}]
+
+
+def _read_quality(path: Path) -> tuple[np.ndarray, Any]:
+    """Reads the first of the arrays as a file of qualities, and another as that of a gallery."""
+    qualities = read_quality(str(path.with_name("quality.npy")), 3, "the images")[0]
+    return qualities, read_named_array(str(path), "norms", np.arange(3), "lengths of embeddings")
+
+
+def _write_quality(path: Path, content: dict[str, Any]) -> None:
+    np.save(path.with_name("quality.npy"), content.get("quality", np.ones(0)))
+    np.savez(path, **content)
+
+
+def _check_finite(_: bytes, found: Any) -> None:
+    """Has finite numbers and nothing else."""
+    arrays = found.values() if isinstance(found, dict) else found if isinstance(found, tuple) else (found,)
+    assert all(array.dtype.kind in "fiu" and np.isfinite(array).all() for array in arrays)
+
+
+def _read_draws(path: Path) -> tuple[np.ndarray, ...] | None:
+    points = [{"far": 0.1, "tar": 0.5}, {"far": 0.01, "tar": 0.25}]
+    about = {"resampled": "subjects", "replicates": 4, "num_subjects": 3}
+    draws = read_draws(path.parent, {"bootstrap": about, "tar_at_far": points, "eer": 0.0})
+    return None if draws is None else (draws.eer, *draws.tar.values())
+
+
+# Arrays of every kind and shape, with every odd number in them.
+ARRAYS = {
+    "nothing": np.ones(0),
+    "scalar": np.array(1.0),
+    "rows": np.ones((2, 3)),
+    "long": np.ones(5000),
+    "whole": np.arange(3),
+    "unsigned": np.arange(4, dtype=np.uint8),
+    "half": np.full(4, 0.5, np.float16),
+    "complex": np.ones(3, np.complex64),
+    "switches": np.ones(3, bool),
+    "nan": np.full(4, np.nan),
+    "infinite": np.array([0.5, np.inf, 0.5]),
+    "huge": np.full(3, 1e308),
+    "below": np.full(4, -1.0),
+    "longdouble": np.ones(4, np.longdouble),
+    "texts": np.array(["a", "b", "c"]),
+    "bytes": np.array([b"a", b"b", b"c"]),
+    "dates": np.array(["2026-01-01"] * 3, "datetime64[D]"),
+    "fields": np.zeros(3, [("a", "f4"), ("b", "i4")]),
+    "objects": np.array([None, 1, "a"], object),
+    "missing": ...,
+}
+CENTRES = {"classes": np.arange(3), "rows": np.eye(3, dtype=np.float32), "means": np.full((3, 3), 0.5, np.float32)}
+DRAWS = {"eer": np.array([0.1, 0.2, 0.1, 0.3]), "fars": np.array([0.1, 0.01]), "tar": np.full((2, 4), 0.5)}
+QUALITIES = {"quality": np.array([0.5, 1, 2]), "norms": np.array([1.0, 2, 3]), "names": np.array(["a", "b", "c"])}
+
+
+def _changed(*arguments: Any, **more: Any) -> Target:
+    """Returns a target whose arrays give way to others."""
+    return leaves(*arguments, kinds=ARRAYS, **more)
+
+
+def _write_npz(path: Path, content: dict[str, Any]) -> None:
+    np.savez(path, **content)
+
+
 TARGETS = [
+    _changed(
+        "curves",
+        "curves.npz",
+        _curves,
+        lambda path: read_curves(path.parent, people()),
+        _write_npz,
+        check=_check_finite,
+    ),
+    _changed("draws", "draws.npz", lambda: [DRAWS], _read_draws, _write_npz, check=_check_finite),
+    _changed("centre_maps", "centres.npz", lambda: [CENTRES], centre_maps._read, _write_npz, check=_check_finite),
+    _changed(
+        "qualities",
+        "norms.npz",
+        lambda: [QUALITIES],
+        _read_quality,
+        _write_quality,
+        check=_check_finite,
+        is_named=False,
+    ),
+    _changed(
+        "scores",
+        "scores.npy",
+        lambda: [{"scores": np.array([0.5, -0.25])}],
+        lambda path: read_scores(path.parent),
+        lambda path, content: np.save(path, content.get("scores", np.ones(0))),
+    ),
     Target("npy", "embeddings.npy", _read_npy, _npy_seeds),
     Target(
         "npy_kept",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -56,6 +56,7 @@ def leaves(
     make: Callable[[], list[Any]],
     read: Callable[[Path], Any],
     write: Callable[[Path, Any], Any] = write_plain,
+    kinds: Mapping[str, Any] = JSON_KINDS,
     **more: Any,
 ) -> Target:
     """Returns a target whose bytes say which values of an object are changed, and into what.
@@ -65,6 +66,7 @@ def leaves(
         make: makes sound objects; the first byte chooses one, and each two that follow change a value.
         read: gets the path of the changed object.
         write: writes an object to a path.
+        kinds: the values that others give way to.
         more: see `Target`.
     """
     make = cache(make)
@@ -72,7 +74,7 @@ def leaves(
     def read_changed(path: Path) -> Any:
         choices = path.read_bytes() or b"\0"
         contents = make()
-        write(path, changed_by(choices[1:], contents[choices[0] % len(contents)], JSON_KINDS))
+        write(path, changed_by(choices[1:], contents[choices[0] % len(contents)], kinds))
         return read(path)
 
     def seeds() -> list[bytes]:
