@@ -270,9 +270,9 @@ TARGETS = [
         lambda: [_saved(np.arange(12, dtype=np.float32).reshape(3, 4))],
         _check_kept,
     ),
-    Target("pairs_npz", "pack.npz", *PAIRS),
-    Target("gallery", "faces.npz", *GALLERY, check_gallery),
-    Target("given_members", "given.npz", *GIVEN),
+    Target("pairs_npz", "pack.npz", *PAIRS, copies=60),
+    Target("gallery", "faces.npz", *GALLERY, check_gallery, copies=60),
+    Target("given_members", "given.npz", *GIVEN, copies=80),
     # That of the three whose archive itself is damaged.
     Target(
         "given_npz",

@@ -272,11 +272,11 @@ TARGETS = [
         _read_changed_onnx,
         lambda: [bytes([number]) for number in range(4)],
         prepare=_onnx_folder,
-        copies=30,
+        copies=20,
         max_len=13,
         megabytes=2000,
     ),
-    Target("scrfd", "d.onnx", _detect, _scrfd_seeds, _check_faces),
+    Target("scrfd", "d.onnx", _detect, _scrfd_seeds, _check_faces, copies=60),
     Target(
         "onnx_records",
         "records",

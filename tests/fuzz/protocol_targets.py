@@ -198,7 +198,7 @@ TARGETS = [
         lambda: [BETWEEN.join(text for _, text in RELEASE[:count]) for count in (6, 3)],
         is_named=False,  # it is all of its files
         words=(BETWEEN, "2.jpg 2 12\n", "3 3 1\n", "188000", "-1", "TEMPLATE_ID,SUBJECT_ID"),
-        copies=60,
+        copies=30,
     ),
     Target(
         "ijbs_table",

@@ -172,7 +172,7 @@ def _places_in(content: dict[str, Any], most: int) -> Iterator[tuple[dict[str, A
 
 
 TARGETS = [
-    Target("rec", "train.rec", _read_pack, rec_seeds, _check_records),
+    Target("rec", "train.rec", _read_pack, rec_seeds, _check_records, copies=60),
     Target(
         "idx",
         "train.idx",

@@ -300,7 +300,7 @@ MOST_VALUES = 10_000_000
 TARGETS = [
     Target("teacher_cache", "teacher.cache", _read_teacher, _teacher_seeds, _check_teacher),
     Target("teacher_trailer", "teacher.cache", _read_changed_teacher, lambda: [b""], max_len=9),
-    Target("checkpoint_leaf", "model.pt", _read_changed_checkpoint, lambda: [b""], copies=20, max_len=9),
+    Target("checkpoint_leaf", "model.pt", _read_changed_checkpoint, lambda: [b""], copies=10, max_len=9),
     Target("checkpoint", "model.pt", read_checkpoint, _checkpoint_seeds),
     Target("state_dict", "backbone.pth", read_weights, _state_seeds, _check_state),
     Target(
@@ -308,13 +308,14 @@ TARGETS = [
         "backbone.pth",
         _read_pickle,
         lambda: [content for name, content in _pickled_archive().items() if name.endswith("/data.pkl")],
+        copies=80,
     ),
     Target(
         "import_backbone",
         "backbone.pth",
         _read_imported,
-        lambda: [bytes([number]) for number in range(4)],
-        copies=8,
+        lambda: [bytes([number]) for number in (0, 2)],
+        copies=3,
         max_len=13,
     ),
     Target(
