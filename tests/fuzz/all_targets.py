@@ -10,7 +10,6 @@ from tests.fuzz.leaf_targets import TARGETS as LEAVES
 from tests.fuzz.list_targets import TARGETS as LISTS
 from tests.fuzz.model_targets import TARGETS as MODELS
 from tests.fuzz.protocol_targets import TARGETS as PROTOCOLS
-from tests.fuzz.record_targets import TARGETS as RECORDS
 from tests.fuzz.set_targets import TARGETS as SETS
 from tests.fuzz.target import Target
 from tests.fuzz.text_targets import TARGETS as TEXT
@@ -18,4 +17,4 @@ from tests.fuzz.weight_targets import TARGETS as WEIGHTS
 
 # Half of their runs get ASCII alone: much else ends early, as no UTF-8.
 TEXT_TARGETS: list[Target] = [*TEXT, *LISTS, *PROTOCOLS]
-TARGETS: list[Target] = [*TEXT_TARGETS, *JSON, *BINARY, *MODELS, *SETS, *APART, *RECORDS, *WEIGHTS, *ARRAYS, *LEAVES]
+TARGETS: list[Target] = [*TEXT_TARGETS, *JSON, *BINARY, *MODELS, *SETS, *APART, *WEIGHTS, *ARRAYS, *LEAVES]

@@ -1,21 +1,180 @@
-"""Lists the readers of data sets of others: tars with right checksums, embeddings made elsewhere, CIFAR."""
+"""Lists the readers of data sets: RecordIO packs, their indexes and the copies of what was read, tars, and CIFAR."""
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import functools
 import hashlib
 import io
 import json
 import pickle
 import tarfile
+import tempfile
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from data_prep.sources.image_sources import open_source
 from facekd.data.datasets.cifar_dataset import GENERATED, GENERATED_FORMAT, CifarDataset
+from facekd.data.datasets.record_pack import RecordPack, open_record_pack
+from facekd.data.recordio import Header, idx_file, pack
+from facekd.data.recordio.format import frame
+from facekd.errors import RecordError
+from facekd.files.array_cache import load_cached, save_cached
+from facekd.files.array_file import ALIGNMENT, MAGIC, START_BYTES
 from tests.fuzz.binary_targets import encoded
-from tests.fuzz.target import Target
+from tests.fuzz.target import Target, rows_of
+from tests.hostile_values import JSON_KINDS, changed_by
+
+RECORD_MAGIC = (0xCED7230A).to_bytes(4, "little")
+CACHED = {"labels": np.arange(40, dtype=np.int64), "keys": np.arange(7, dtype=np.uint32)[:, None]}
+SOURCE = {"stamp": [1, 2]}
+HEADER_KINDS = {
+    **JSON_KINDS,
+    **{text: text for text in ("<f4", "|u1", "<U3", "|V0", "|O", "<M8[s]", "(2,)<i4")},
+    **{str(shape): shape for shape in ([], [0], [-1, -2], [2, 20], [2**40, 0], [7, True], [40, 1])},
+    **{str(offset): offset for offset in (0, 8, 63, 64, 320)},
+}
+IDX_CHUNK = 96  # bytes; a block then ends within most lines
+
+
+def record(label: Any, content: bytes, key: int) -> bytes:
+    """Returns the bytes of a record that needs no splitting."""
+    payload = pack(Header(0, label, key, 0), content)
+    return RECORD_MAGIC + len(payload).to_bytes(4, "little") + payload + bytes(-len(payload) % 4)
+
+
+def rec_seeds() -> list[bytes]:
+    """Returns an im2rec file, one of InsightFace's layout, and one of split records, all without .idx."""
+    image = encoded()
+    plain = b"".join(record(float(key % 2), image, key) for key in range(4))
+    # InsightFace numbers records from 0 only by its .idx, so without one this is a file of odd records.
+    people = [record(np.array([1.0, 3.0]), b"", 5), record(np.array([3.0, 5.0]), b"", 6)]
+    # Content that looks like the beginning of a record is cut there.
+    split = [frame(pack(Header(0, float(key % 2), key, 0), b"\xff\xd8" + RECORD_MAGIC * 2 + b"ab")) for key in range(3)]
+    return [plain, plain + b"".join(people) + record(np.array([5.0, 7.0]), b"", 0), b"".join(split)]
+
+
+def _read_pack(path: Path) -> list[tuple[bytes, int]]:
+    """Reads a pack image by image; many at once, as training does, must give the same."""
+    path = path.with_name("train.rec")
+    lenient = open_record_pack(path, "skip")
+    labels = lenient.labels().tolist()
+    for image in range(min(lenient.num_images, 50)):
+        alone, together = _read_image(lenient, image), _read_images(lenient, [image])
+        assert together == (None if alone is None else [alone])
+        assert alone is None or labels[image] == alone[1]
+
+    found = open_record_pack(path, "fail")
+    labels = found.labels().tolist()
+    images = [found.read_image(image) for image in range(min(found.num_images, 50))]
+    assert labels[: len(images)] == [label for _, label in images]
+    assert _read_images(found, range(len(images))) == images
+    return images
+
+
+def _read_image(found: RecordPack, image: int) -> tuple[bytes, int] | None:
+    try:
+        return found.read_image(image)
+    except RecordError:
+        return None
+
+
+def _read_images(found: RecordPack, images: Any) -> list[tuple[bytes, int]] | None:
+    try:
+        contents, labels = found.read_images(np.array(images, np.int64))
+    except RecordError:
+        return None
+    return [(bytes(content), label) for content, label in zip(contents, labels.tolist(), strict=True)]
+
+
+def _check_records(content: bytes, images: list[tuple[bytes, int]]) -> None:
+    """Every image returned must lie in the file as it is, split records aside."""
+    for image, _ in images:
+        assert RECORD_MAGIC in content
+        assert image in content or len(content) > len(image)
+
+
+def _idx_seeds() -> list[bytes]:
+    """Returns indexes as they are written, in other forms, and one of many lines of equal width."""
+    lengths = np.cumsum([0, *(len(record(0.0, encoded(), 0)) for _ in range(3))])
+    texts = ["".join(f"{key}\t{offset}\n" for key, offset in enumerate(lengths)), "3 4\n1  0\n"]
+    texts += ["0\t0\r\n1\t16\r\n12\t2048\r\n", "\ufeff0\t0\n1\t16"]
+    texts.append("".join(f"{key}\t{1000 * key}\n" for key in range(95, 115)))
+    return [*(text.encode() for text in texts), texts[0].encode("utf-16")]
+
+
+def _read_idx(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Reads an index by each of the ways, in blocks that end anywhere, and the pack beside it."""
+    found = idx_file.parse_idx(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(idx_file, "BYTES_CHUNK", IDX_CHUNK)
+        ways = idx_file._parse_runs(path), idx_file._parse_plain(path.read_bytes()), idx_file._parse_any(path)
+    for way in ways:
+        if way is not None:
+            np.testing.assert_array_equal(way, found)
+    with contextlib.suppress(RecordError):
+        _read_pack(path)
+    return found
+
+
+def _check_idx(content: bytes, found: Any) -> None:
+    """Compares with Python's own parsing, a line at a time."""
+    rows = [[int(word) for word in row.split()] for row in rows_of(content)]
+    keys, offsets = found
+    assert [[key, offset] for key, offset in zip(keys.tolist(), offsets.tolist(), strict=True)] == rows
+
+
+@functools.cache
+def _saved() -> tuple[dict[str, Any], bytes]:
+    """Returns the header of a file of arrays, and what is behind it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "cache"
+        save_cached(path, SOURCE, CACHED)
+        whole = path.read_bytes()
+    start = START_BYTES + int.from_bytes(whole[8:12], "little")
+    return json.loads(whole[START_BYTES:start]), whole[start:]
+
+
+def _read_cache(path: Path) -> Any:
+    """Reads a file of arrays with this header, in which all checksums are right and the stamp is known.
+
+    Bytes that are no JSON choose values of the header that change.
+    """
+    content, (sound, arrays) = path.read_bytes(), copy.deepcopy(_saved())
+    header: Any = None
+    with contextlib.suppress(ValueError, RecursionError):
+        header = json.loads(content)
+    header = header if isinstance(header, dict) else changed_by(content, sound, HEADER_KINDS)
+    if isinstance(header.get("about"), dict):
+        header["about"] = {**header["about"], "source": SOURCE}
+    for place, end in _places_in(header, len(arrays)):
+        place["crc32"] = zlib.crc32(arrays[place["offset"] : end])
+    text = json.dumps(header).encode()
+    text += b" " * (-(START_BYTES + len(text)) % ALIGNMENT)
+    whole = MAGIC + len(text).to_bytes(4, "little") + zlib.crc32(text).to_bytes(4, "little") + text + arrays
+    path.write_bytes(whole)
+
+    # Whatever arrays the header describes, they are bytes of the file.
+    found = load_cached(path, SOURCE)
+    for array in {} if found is None else found[1].values():
+        assert array.tobytes() in whole and not array.dtype.hasobject
+    return found
+
+
+def _places_in(content: dict[str, Any], most: int) -> Iterator[tuple[dict[str, Any], int]]:
+    """Yields the places of arrays that a header describes, and their ends, where both are within so many bytes."""
+    places = content.get("arrays")
+    for place in places.values() if isinstance(places, dict) else ():
+        with contextlib.suppress(Exception):
+            end = place["offset"] + np.dtype(place["dtype"]).itemsize * int(np.prod(place["shape"]))
+            if type(end) is int and 0 <= place["offset"] <= end <= most:
+                yield place, end
 
 
 def _tar_seeds() -> list[bytes]:
@@ -90,6 +249,16 @@ def check_cifar(_: bytes, found: Any) -> None:
 
 
 TARGETS = [
+    Target("rec", "train.rec", _read_pack, rec_seeds, _check_records, copies=60),
+    Target(
+        "idx",
+        "train.idx",
+        _read_idx,
+        _idx_seeds,
+        _check_idx,
+        prepare=lambda folder: (folder / "train.rec").write_bytes(rec_seeds()[0]) and None,
+    ),
+    Target("cache", "cache", _read_cache, lambda: [json.dumps(_saved()[0]).encode(), b""]),
     Target("tar", "train.tar", _read_tar, _tar_seeds),
     Target("cifar", "train", read_cifar, _cifar_seeds, check_cifar, prepare_cifar, 10, is_named=False),
 ]
