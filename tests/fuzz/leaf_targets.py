@@ -24,7 +24,10 @@ from evaluation.sets.embedding_rows import NpyRows
 from evaluation.sets.given_embeddings import read_named_embeddings
 from facekd.data.pair_packs.pair_pack import decode_images
 from facekd.data.pair_packs.reading import read_pair_pack
+from facekd.experiments.studies.comparison import read_draws
 from facekd.files.array_file import MAGIC, START_BYTES, open_arrays, save_arrays
+from facekd.results.reading import read_curves
+from facekd.training.logbook.centre_maps import draw_centre_maps
 from tests.fuzz.array_targets import check_gallery, gallery_file, read_gallery_as_search
 from tests.fuzz.binary_targets import encoded
 from tests.fuzz.set_targets import check_cifar, cifar_file, prepare_cifar, read_cifar
@@ -244,6 +247,29 @@ def _write_pickle(content: dict[str, Any], finish: Callable[[dict[str, Any]], An
 
 
 PAIRS = {"images": IMAGES, "is_same": [True, False]}
+DRAWS = {"eer": np.linspace(0.1, 0.2, 4), "fars": [0.01, 0.1], "tar": np.linspace(0.5, 0.9, 8).reshape(2, 4)}
+POINTS = [{"far": far, "tar": tar, "achieved_far": far} for far, tar in zip(DRAWS["fars"], (0.6, 0.8), strict=True)]
+RESULT: dict[str, Any] = {
+    "bootstrap": {"resampled": "subjects", "replicates": 4, "num_subjects": 3},
+    "tar_at_far": POINTS,
+    "eer": 0.15,
+    "eer_ci95": np.quantile(DRAWS["eer"], (0.025, 0.975)).tolist(),
+    "identification": {"gallery": {"tpir_at_fpir": [{"fpir": 0.1}]}},
+}
+CURVES = {
+    "roc_far": [0.0, 0.01, 0.1, 1.0],
+    "roc_tar": [0.5, 0.6, 0.8, 1.0],
+    "cmc_gallery": [0.5, 0.75],
+    "dir_gallery_fpir": [0.0, 1.0],
+    "dir_gallery_tpir": [0.25, 0.5],
+    "map_person": [0, 1],
+    "map_x": [0.5, 1.5],
+    "map_y": [0.5, 1.5],
+    "histogram_edges": [0.0, 0.5, 1.0],
+    "histogram_genuine": [1, 2],
+    "histogram_impostor": [2, 1],
+}
+CENTRES = {"classes": [0, 1], "means": np.eye(2), "rows": np.eye(2, dtype=np.float32)}
 STORED = {"labels": np.arange(40, dtype=np.int64), "names": np.array(["a", "bc"])}
 HEADERS: dict[str, Any] = {
     **JSON_KINDS,
@@ -280,6 +306,15 @@ TARGETS = [
     leaf("given_leaf", "given.npz", _write_npz(_members(GIVEN)), lambda path: read_named_embeddings(path, False)),
     leaf("npy_leaf", "e.npy", _write_npy, lambda path: load_embeddings(path, 4)),
     leaf("npy_rows_leaf", "e.npy", _write_npy, lambda path: NpyRows(path, None, False, 4).read(0, 4)),
+    leaf("draws_leaf", "draws.npz", _write_npz(_members(DRAWS)), lambda path: read_draws(path.parent, RESULT)),
+    leaf("curves_leaf", "curves.npz", _write_npz(_members(CURVES)), lambda path: read_curves(path.parent, RESULT)),
+    leaf(
+        "centres_leaf",
+        "centres.npz",
+        _write_npz(_members(CENTRES)),
+        lambda path: draw_centre_maps(path.parent),
+        finds=False,  # too few classes for a picture
+    ),
     leaf("array_file_leaf", "cache", _write_stored, _read_stored),
     leaf("pairs_bin_leaf", "pack.bin", _write_pickle(PAIRS, lambda pack: [*pack.values()]), _read_pack),
     leaf(
