@@ -98,7 +98,8 @@ def _answer(asked: BinaryIO, answering: int) -> None:
     for number in HANDLED:
         signal.signal(number, signal.SIG_DFL)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MORE_MEMORY, resource.RLIM_INFINITY))
+    most, hard = pages * resource.getpagesize() + MORE_MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for line in asked:
         module, name, *paths = json.loads(line)
