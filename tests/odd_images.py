@@ -152,6 +152,9 @@ def others() -> dict[str, bytes]:
     return found
 
 
+PART_LENGTHS = (2**29, 2**32 - 45)  # OpenCV took and filled so much memory
+
+
 def refused_others() -> dict[str, bytes]:
     """Returns images of other formats that must be refused before a decoder takes memory, by name."""
     png, side = saved(picture(), "PNG"), 16000
@@ -159,6 +162,9 @@ def refused_others() -> dict[str, bytes]:
     return {
         "png": png[:16] + struct.pack(">II", side, side) + png[24:],
         "png without header": png[:12] + b"tEXt" + png[16:],
+        **{
+            f"png, part of {length:,} bytes": png[:33] + struct.pack(">I", length) + png[37:] for length in PART_LENGTHS
+        },
         "bmp": b"BM" + struct.pack("<IHHIIiiHH", 600, 0, 0, 54, 40, side, -side, 1, 24) + bytes(500),
         "ppm": b"P6 %d %d 255\n" % (side, side) + bytes(100),
         "hdr": b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 4 +X 4\n" + bytes(64),

@@ -16,7 +16,8 @@ from facekd.images.jpeg import JPEG_START, jpeg_size, refuse_cut_short
 from facekd.utils.environment import opencv_limit
 from facekd.utils.wording import counted
 
-PNG_START, PNG_HEADER = b"\x89PNG\r\n\x1a\n", b"IHDR"
+PNG_START, PNG_HEADER, PNG_END = b"\x89PNG\r\n\x1a\n", b"IHDR", b"IEND"
+PNG_PART_BYTES = 12  # of a part beside its content
 # Formats of other images, by Pillow's names. Only those are decoded whose header Pillow reads; floating-point pixels
 # (HDR, PFM, EXR), which OpenCV would take, are not among them.
 OTHER_FORMATS = ("BMP", "GIF", "WEBP", "TIFF", "JPEG2000", "PPM", "SUN")
@@ -31,10 +32,14 @@ MAX_PIXELS = 2**28
 def check_announced_size(data: bytes | bytearray | memoryview) -> None:
     """Refuses an image that announces more pixels than its bytes can hold, or than are read at all, or no size.
 
+    Of a PNG, the length of each of its parts is compared with the bytes there are.
+
     Raises:
         ImageError: see above.
         ConfigError: OpenCV's own limit in the environment is none.
     """
+    if data[:8] == PNG_START:
+        _check_png_parts(data)
     width, height = _announced_size(data)
     if width * height <= 0 and not is_heif(data):  # where no size is found of those, nor will their decoder find one
         raise ImageError(_explain_no_size(data))
@@ -52,6 +57,25 @@ def explain_undecodable(data: bytes | bytearray | memoryview) -> str:
     """Returns that these bytes are no image, and what they seem to be instead."""
     found = _guess_content(bytes(data[:100]))
     return f"its {counted(len(data), 'byte does', 'bytes do')} not decode as an image ({found})"
+
+
+def _check_png_parts(data: bytes | bytearray | memoryview) -> None:
+    """Refuses a PNG with a part that ends behind its bytes: OpenCV takes and fills memory for what a part announces.
+
+    Raises:
+        ImageError: see above.
+    """
+    place, kind = len(PNG_START), b""
+    while place < len(data) and kind != PNG_END:
+        # A part is its length, its kind, its content, and a checksum.
+        length, kind = int.from_bytes(data[place : place + 4], "big"), bytes(data[place + 4 : place + 8])
+        left = len(data) - place - PNG_PART_BYTES
+        if length > left:
+            raise ImageError(
+                f"its PNG is cut short or damaged: a part at byte {place:,} announces {counted(length, 'byte')}, and "
+                f"{max(left, 0):,} are left"
+            )
+        place += PNG_PART_BYTES + length
 
 
 def _max_pixels() -> int:

@@ -90,6 +90,16 @@ def test_a_size_beyond_the_limit_of_pillow_is_told_and_refused_in_a_large_file_t
         decode_rgb(b"P6 32000 32000 255\n" + bytes(200_000))
 
 
+def test_the_parts_of_a_png_end_within_its_bytes() -> None:
+    whole = saved(picture(), "PNG")
+    expected = decode_rgb(whole)
+    for behind in (b"", b"more", b"\xff" * 40):
+        np.testing.assert_array_equal(decode_rgb(whole + behind), expected)
+    for length in (10, 23, len(whole) // 2, len(whole) - 13, len(whole) - 1):
+        with pytest.raises(ImageError, match=r"its PNG is cut short or damaged: a part at byte [\d,]+ announces"):
+            decode_rgb(whole[:length])
+
+
 def test_the_tags_of_a_tiff_are_read_in_every_layout() -> None:
     for content in (tiff(16), tiff(32, 32), saved(picture(), "TIFF", big_tiff=True)):
         assert np.ptp(decode_rgb(content)) > 100
