@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from facekd.errors import DataError
-from facekd.files.npy_files import read_npy
+from facekd.files.npy_files import read_open_npy
+from facekd.files.reading import require_regular_file
 from facekd.utils.wording import counted
 
 # How far the halves of a row agree beyond those of different rows, from 0 to 1: an image and its mirror image agree
@@ -136,7 +137,12 @@ class _OpenNpy:
 
     def __init__(self, path: Path, num_rows: int | None, rows_are: str) -> None:
         self.path = path
-        array = read_npy(path, "write it by np.save", mmap_mode="r")
+        # Whatever the path stands for later, header and rows are of one file.
+        require_regular_file(path)
+        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._file)
+        with os.fdopen(os.dup(self._file), "rb") as stream:
+            array = read_open_npy(stream, path, "write it by np.save", "r")
         if not isinstance(array, np.memmap) or array.ndim != 2 or array.dtype.kind != "f" or 0 in array.shape:
             shape = getattr(array, "shape", None)
             raise DataError(f"{path}: expected real numbers (N, D), found {getattr(array, 'dtype', '')} {shape}")
@@ -146,8 +152,6 @@ class _OpenNpy:
         self.dtype = array.dtype
         self._whole = None if array.flags.c_contiguous else array
         self._offset = array.offset
-        self._file = os.open(path, os.O_RDONLY)
-        weakref.finalize(self, os.close, self._file)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         width = self.shape[1]

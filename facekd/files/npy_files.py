@@ -37,7 +37,19 @@ def read_npy(path: str | os.PathLike[str], remedy: str, mmap_mode: Literal["r"] 
         OSError: it cannot be opened.
     """
     require_regular_file(Path(path))
-    with reading(path, "a .npy file of numbers", remedy=remedy), open(path, "rb") as stream:  # noqa: PTH123
+    with open(path, "rb") as stream:  # noqa: PTH123
+        return read_open_npy(stream, path, remedy, mmap_mode)
+
+
+def read_open_npy(
+    stream: BinaryIO, path: str | os.PathLike[str], remedy: str, mmap_mode: Literal["r"] | None = None
+) -> np.ndarray:
+    """Reads or maps the array of a `.npy` file that is open; see `read_npy`. The caller has refused pipes and devices.
+
+    Raises:
+        DataError: it is no whole `.npy` file, or holds Python objects, which can run code.
+    """
+    with reading(path, "a .npy file of numbers", remedy=remedy):
         num_bytes = stream.seek(0, os.SEEK_END)
         stream.seek(0)
         if stream.read(len(ZIP_STARTS[0])) in ZIP_STARTS:

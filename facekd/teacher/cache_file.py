@@ -21,7 +21,7 @@ import re
 import weakref
 import zlib
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, BinaryIO, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -98,20 +98,27 @@ class TeacherCache:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path: Path = Path(path)
-        self._trailer = _read_trailer(self.path)
+        _require_cache(self.path)
+        # The trailer and all rows are of the file that is opened here, whatever the path stands for later.
+        self._file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._file)
+        with os.fdopen(os.dup(self._file), "rb") as stream:
+            self._trailer = _read_trailer(self.path, stream)
+            self._map(stream)
+
+    def _map(self, stream: BinaryIO) -> None:
+        """Maps the rows and their checksums, which the trailer describes."""
         self.teacher: dict[str, Any] = self._trailer["teacher"]
         self.data: dict[str, Any] = self._trailer["data"]
         self.num_images: int = self.data["num_images"]
         self.embedding_size: int = self.teacher["embedding_size"]
         self.replaced: NDArray[np.int64] = np.array(self._trailer["replaced"], dtype=np.int64)
         shape = (self.num_images, 2, self.embedding_size)
-        self._file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        weakref.finalize(self, os.close, self._file)
         self._size = os.fstat(self._file).st_size
-        self._rows: NDArray[np.float16] = np.memmap(self.path, dtype="<f2", mode="r", shape=shape)
+        self._rows: NDArray[np.float16] = np.memmap(stream, dtype="<f2", mode="r", shape=shape)
         self._checksums: NDArray[np.uint32] | None = None
         if self._trailer["version"] > 1:
-            self._checksums = np.memmap(self.path, "<u4", "r", self._rows.nbytes, (self.num_images, 2))
+            self._checksums = np.memmap(stream, "<u4", "r", self._rows.nbytes, (self.num_images, 2))
             if zlib.crc32(self._checksums.data) != self._trailer["checksums_crc32"]:
                 raise TeacherError(f"{self.path}: damaged: its checksums are; {REMEDY}")
 
@@ -283,26 +290,30 @@ def check_claim(
             )
 
 
-def _read_trailer(path: Path) -> dict[str, Any]:
+def _require_cache(path: Path) -> None:
+    """Refuses a path at which there is no file, or one that is not finished."""
     if not path.exists() and beside(path, "partial").exists():
         raise TeacherError(f"{path}: is not finished; run the same `facekd cache-teacher` command again to continue")
     if not path.is_file():
         raise TeacherError(f"{path}: no such teacher cache; `facekd cache-teacher` makes one")
-    size = path.stat().st_size
-    with path.open("rb") as stream:
-        stream.seek(max(0, size - END_LENGTH))
-        end = stream.read()
-        if not end.endswith(CACHE_END) or len(end) != END_LENGTH:
-            raise TeacherError(f"{path}: not a teacher cache, or one cut short (its end mark is missing)")
-        # How long the trailer is, in 16 digits; the rows of the images that it may list take far more bytes.
-        length = int(end[:16], 16) if HEXADECIMAL.fullmatch(end[:16]) else size
-        if length > min(size - END_LENGTH, size // 2 + FREE_TRAILER_BYTES):
-            raise TeacherError(f"{path}: damaged: its trailer cannot be read (its length is not that of one); {REMEDY}")
-        try:
-            stream.seek(size - END_LENGTH - length)
-            trailer = json.loads(stream.read(length))
-        except (ValueError, RecursionError, OSError) as error:
-            raise TeacherError(f"{path}: damaged: its trailer cannot be read ({shown(error)}); {REMEDY}") from error
+
+
+def _read_trailer(path: Path, stream: BinaryIO) -> dict[str, Any]:
+    """Returns the trailer of an open cache, which fits the size of the file."""
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(max(0, size - END_LENGTH))
+    end = stream.read()
+    if not end.endswith(CACHE_END) or len(end) != END_LENGTH:
+        raise TeacherError(f"{path}: not a teacher cache, or one cut short (its end mark is missing)")
+    # How long the trailer is, in 16 digits; the rows of the images that it may list take far more bytes.
+    length = int(end[:16], 16) if HEXADECIMAL.fullmatch(end[:16]) else size
+    if length > min(size - END_LENGTH, size // 2 + FREE_TRAILER_BYTES):
+        raise TeacherError(f"{path}: damaged: its trailer cannot be read (its length is not that of one); {REMEDY}")
+    try:
+        stream.seek(size - END_LENGTH - length)
+        trailer = json.loads(stream.read(length))
+    except (ValueError, RecursionError, OSError) as error:
+        raise TeacherError(f"{path}: damaged: its trailer cannot be read ({shown(error)}); {REMEDY}") from error
     if isinstance(trailer, dict):
         check_version(path, trailer)
     fault = find_fault_of_trailer(trailer)

@@ -9,6 +9,7 @@ import pickle
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 from facekd.data.datasets import FaceDataset, open_dataset
 from facekd.embedder import Embedder, Preprocessing, embed_with_flip
 from facekd.errors import FacekdError, InUseError, TeacherError, run_verb
+from facekd.teacher import cache_file
 from facekd.teacher.cache import TeacherCache, open_teacher_cache, write_teacher_cache
 from facekd.teacher.cache_teacher import main
 
@@ -183,6 +185,22 @@ def test_a_cache_that_is_cut_off_while_it_is_used_is_named(tmp_path: Path, datas
     os.truncate(tmp_path / "cache", 0)
     with pytest.raises(TeacherError, match=r"cache: had [\d,]+ bytes when it was opened, and has others now"):
         cache.lookup([0])
+
+
+def test_rows_are_those_of_the_file_whose_trailer_was_read(
+    tmp_path: Path, dataset: FaceDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "cache"
+    expected = write(path, Projection(), dataset).lookup_both(np.arange(len(dataset)))
+    is_sealed = cache_file.is_sealed
+
+    def replace_and_check(trailer: dict[str, Any]) -> bool:
+        path.unlink()
+        path.write_bytes(b"another file")
+        return is_sealed(trailer)
+
+    monkeypatch.setattr(cache_file, "is_sealed", replace_and_check)
+    np.testing.assert_array_equal(TeacherCache(path).lookup_both(np.arange(len(dataset))), expected)
 
 
 def test_another_teacher_is_refused(tmp_path: Path, dataset: FaceDataset) -> None:
