@@ -144,6 +144,7 @@ def _read_protocol(path: Path) -> PairList:
 
 
 def _check_protocol(_: bytes, found: PairList) -> None:
+    assert found.fold_of is not None
     assert len(found.names) == len(found.is_same) == len(found.fold_of) > 0
     for names, same in zip(found.names, found.is_same.tolist(), strict=True):
         assert all(isinstance(name, str) and name for name in names)

@@ -119,8 +119,9 @@ def _pairs() -> bytes:
 def gallery_file() -> bytes:
     stream = io.BytesIO()
     faces = np.eye(3, dtype=np.float32), np.ones(3, np.float32), np.array(["a.jpg", "../b.jpg", "/c.rec#3"])
-    places = (np.full(shape, np.nan, np.float32) for shape in ((3, 4), (3, 5, 2), (3,)))
-    write_gallery(stream, Gallery(*faces, np.array(["", "Ada", ""]), *places, Origin("m.onnx", "ab", Preprocessing())))
+    boxes, landmarks, scores = (np.full(shape, np.nan, np.float32) for shape in ((3, 4), (3, 5, 2), (3,)))
+    origin = Origin("m.onnx", "ab", Preprocessing())
+    write_gallery(stream, Gallery(*faces, np.array(["", "Ada", ""]), boxes, landmarks, scores, origin))
     return stream.getvalue()
 
 

@@ -100,6 +100,10 @@ def _check_records(content: bytes, images: list[tuple[bytes, int]]) -> None:
         assert image in content or len(content) > len(image)
 
 
+def _rec_beside(folder: Path) -> None:
+    (folder / "train.rec").write_bytes(rec_seeds()[0])
+
+
 def _idx_seeds() -> list[bytes]:
     """Returns indexes as they are written, in other forms, and one of many lines of equal width."""
     lengths = np.cumsum([0, *(len(record(0.0, encoded(), 0)) for _ in range(3))])
@@ -210,7 +214,8 @@ def _read_tar(path: Path) -> list[bytes]:
 
     # They are members of the archive, by Python's own reading.
     with tarfile.open(path, "r:") as archive:
-        members = {archive.extractfile(member).read() for member in archive if member.isreg()}
+        opened = (archive.extractfile(member) for member in archive if member.isreg())
+        members = {content.read() for content in opened if content is not None}
     assert members.issuperset(images)
     return images
 
@@ -256,7 +261,7 @@ TARGETS = [
         _read_idx,
         _idx_seeds,
         _check_idx,
-        prepare=lambda folder: (folder / "train.rec").write_bytes(rec_seeds()[0]) and None,
+        prepare=_rec_beside,
     ),
     Target("cache", "cache", _read_cache, lambda: [json.dumps(_saved()[0]).encode(), b""]),
     Target("tar", "train.tar", _read_tar, _tar_seeds),
