@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from facekd.utils.wording import counted
 
-LONGEST_NUMBER, MOST_DIGITS = 9, 21  # 64 bits and a sign: bytes, and characters of a number written as text
+LONGEST_NUMBER, LONGEST_LINE = 9, 23  # 64 bits and a sign: bytes, and characters of a number written as a line
 FREE_OBJECTS, BYTES_AN_OBJECT = 10_000, 4
 # Opcodes of one or two bytes that make an object of 50 bytes or more.
 BUILDING_OPCODES = b"".join(
@@ -152,9 +152,9 @@ def _load_number(unpickler: Any) -> None:
 def _load_digits(unpickler: Any) -> None:
     """Reads a number or truth value (`01`, `00`) written as text, as Python 2 does."""
     line = unpickler.readline()
-    if len(line) > MOST_DIGITS:
-        raise RefusedError(f"it has a whole number of {counted(len(line), 'digit')}; expected {MOST_DIGITS} at most")
     text = line.rstrip(b"\n")
+    if len(line) > LONGEST_LINE:
+        raise RefusedError(f"it has a whole number of {counted(len(text), 'digit')}; expected 20 at most")
     unpickler.append(text == b"01" if text in (b"00", b"01") else int(text.removesuffix(b"L"), 0))
 
 

@@ -291,8 +291,8 @@ def doubled(depth: int) -> bytes:
             b"}(" + b"".join(pickle.dumps(k * (2**61 - 1), 2)[2:-1] + b"N" for k in range(2000, 2100)) + b"u.",
             "it has a whole number of 10 bytes",
         ),
-        (b"(L" + b"9" * 22 + b"L\nNd.", "a whole number of 24 digits"),
-        (b"(I" + b"9" * 22 + b"\nNd.", "a whole number of 23 digits"),
+        (b"(L" + b"9" * 22 + b"L\nNd.", "a whole number of 23 digits"),
+        (b"(I" + b"9" * 23 + b"\nNd.", "a whole number of 23 digits"),
         # Tuples, whose hash takes as long as they have values.
         (b"}" + doubled(18) + b"Ns.", "it has a tuple as a key"),
         (b"}(" + doubled(18) + b"Nu.", "it has a tuple as a key"),
