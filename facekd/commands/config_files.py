@@ -82,7 +82,10 @@ def protect_path(path: str | os.PathLike[str]) -> str:
 
 
 def _expand_paths(values: Any, config_class: type, origin: Callable[[str], str], prefix: str = "") -> None:
-    """Expands, in place, the paths among parsed values: those of `path_field`s, in sections and entries as well."""
+    """Expands, in place, the paths among parsed values: those of `path_field`s, in sections and entries as well.
+
+    A text that is missing behind its key becomes an empty one: jsonargparse gives None, whatever the key's type.
+    """
 
     def expanded(value: Any, key: str) -> Any:
         if isinstance(value, tuple | list):
@@ -92,6 +95,8 @@ def _expand_paths(values: Any, config_class: type, origin: Callable[[str], str],
     for item in fields(config_class):
         if item.name not in values:  # an entry has the keys that were given
             continue
+        if values[item.name] is None and item.type in ("str", str):  # `key:` with nothing behind it
+            values[item.name] = ""
         key, value = prefix + item.name, values[item.name]
         if item.metadata.get("path"):
             values[item.name] = value = expanded(value, key)

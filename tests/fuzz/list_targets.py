@@ -19,7 +19,7 @@ from evaluation.sets.pair_set import read_subjects
 from facekd.data.datasets.record_pack import open_record_pack, read_property
 from facekd.faces.image_inputs import Images, list_images
 from tests.fuzz.set_targets import rec_seeds
-from tests.fuzz.target import Target, lines, rows_of
+from tests.fuzz.target import Target, lines, rows_of, text_of
 
 FIVE_POINTS = "38.29 51.69 73.53 51.5 56.02 71.73 41.54 92.36 70.72 92.2"
 PART = b"\n=====\n"  # between the files of a folder that one input stands for
@@ -143,6 +143,13 @@ def _cfp_seeds() -> list[bytes]:
     return [PART.join((frontal, profile, b"1,1\n", b"2,1\n1,1\n"))]
 
 
+def _check_property(content: bytes, found: dict[str, Any] | None) -> None:
+    """Has the three numbers of the first line."""
+    if found is not None:
+        first = text_of(content).split("\n")[0].strip()
+        assert [*found.values()] == [int(word) for word in first.split(",")]
+
+
 LST = lines("1\tann/1.jpg\t0", "1\tann/2.jpg\t0", "1\tbob/1.jpg\t1")
 LST += lines("0\t0.0\tann/1.jpg", "1\t1.0\tbob/1.jpg")
 PAIRS = [
@@ -205,5 +212,7 @@ TARGETS = [
         _check_paths,
         words=("/", "../", "~", "\t", "\r\n"),
     ),
-    Target("property", "property", lambda path: read_property(path, []), lambda: lines("85742,112,112")),
+    Target(
+        "property", "property", lambda path: read_property(path, []), lambda: lines("85742,112,112"), _check_property
+    ),
 ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import codecs
+import csv
+import io
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from evaluation.protocols.listed_set import Entries, ListedSet
 from evaluation.protocols.megaface import load_megaface
 from evaluation.sets.file_pairs import FilePairs
 from tests.fuzz.list_targets import FIVE_POINTS
-from tests.fuzz.target import Target, lines, rows_of
+from tests.fuzz.target import Target, lines, rows_of, text_of
 
 BFW_OTHERS = (("f/a/2.jpg", 1), ("m/b/1.jpg", 0))
 
@@ -35,11 +37,21 @@ def _megaface_lists(folder: Path) -> None:
     (folder / "megaface_lst").write_text("a/b/1.jpg\n")
 
 
-def _check_groups(_: bytes, file: GroupFile) -> None:
+def _check_groups(content: bytes, file: GroupFile) -> None:
+    """Has the group of each cell that is not empty."""
+    head, *rows = ([cell.strip() for cell in row] for row in csv.reader(io.StringIO(text_of(content))))
+    for row in filter(any, rows):
+        assert {name: file.attributes[name].get(row[0]) for name in head[1:]} == {
+            name: cell or file.attributes[name].get(row[0]) for name, cell in zip(head[1:], row[1:], strict=True)
+        }
     assert all(group and name in file.names for groups in file.attributes.values() for name, group in groups.items())
 
 
-def _check_entries(_: bytes, entries: Entries) -> None:
+def _check_entries(content: bytes, entries: Entries) -> None:
+    """Has the subject of each template, in the order in which the table names them first."""
+    rows = csv.DictReader(io.StringIO(text_of(content)), skipinitialspace=True)
+    subject_of = {str(row["TEMPLATE_ID"]).strip(): str(row["SUBJECT_ID"]).strip() for row in rows}
+    assert entries.subjects.tolist() == list(subject_of.values())
     assert np.array_equal(np.unique(entries.of_entry), np.arange(len(entries)))
     assert len(entries.images) == len(entries.of_entry) and (entries.images >= 0).all()
 

@@ -65,18 +65,18 @@ def lines(*rows: str) -> list[bytes]:
     return [plain, plain.replace(b"\n", b"\r\n"), codecs.BOM_UTF8 + plain, text.encode("utf-16")]
 
 
-def rows_of(content: bytes, is_row: Callable[[str], object] = str.strip) -> list[str]:
-    """Returns the lines of a text that are not blank, as Python decodes it: an oracle for `read_text_file`.
-
-    Args:
-        content: the bytes; those of no encoding become surrogates.
-        is_row: tells which lines count.
-    """
+def text_of(content: bytes) -> str:
+    """Decodes a text as Python does, by its byte-order mark: an oracle for `read_text_file`."""
     marks = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"}
     marks |= {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
     encoding = next((name for mark, name in marks.items() if content.startswith(mark)), "utf-8-sig")
     text = content.decode(encoding, "surrogateescape" if encoding == "utf-8-sig" else "strict")
-    return [row for row in re.split("\r\n|\r|\n", text) if is_row(row)]
+    return re.sub("\r\n|\r", "\n", text)
+
+
+def rows_of(content: bytes, is_row: Callable[[str], object] = str.strip) -> list[str]:
+    """Returns the lines of a text that count, those that are not blank."""
+    return [row for row in text_of(content).split("\n") if is_row(row)]
 
 
 class TargetRunner:

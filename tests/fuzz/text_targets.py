@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import numpy as np
 
 from data_prep.photographs.align_log import AlignLog, Alignment
 from facekd.commands.config_files import SHIPPED_CONFIGS, parse_config
+from facekd.commands.plain_configs import to_yaml
 from facekd.commands.yaml_files import MAX_VALUES, read_yaml
+from facekd.errors import FacekdError
 from facekd.experiments.studies.config import Method, Pack, Study
 from facekd.experiments.studies.external import read_external
 from facekd.experiments.studies.file import load_study
@@ -90,6 +93,23 @@ def _read_others(path: Path) -> object:
     method = Method("theirs", "", "", {}, (), True, "", "", {}, results=str(path))
     study = Study(path.parent, "", (0,), "", {}, (), (Pack("test.bin"),), {}, {"theirs": method})
     return read_external(study, method, None)
+
+
+def _config_reader(config_class: type, prog: str) -> Callable[[Path], Any]:
+    """Returns a reader of a configuration, which is written as a run folder holds it and must come back as it is."""
+
+    def read(path: Path) -> Any:
+        config = parse_config(config_class, [str(path)], prog, "")
+        again = path.with_name("again.yaml")
+        again.write_text(to_yaml(config), encoding="utf-8")
+        try:
+            found = parse_config(config_class, [str(again)], prog, "")
+        except FacekdError as error:
+            raise AssertionError(f"not read back: {error}: {again.read_text()}") from error
+        assert found == config, f"{found} instead of {config}"
+        return config
+
+    return read
 
 
 def _journal(path: Path) -> list[tuple[int, str]]:
@@ -207,7 +227,7 @@ TARGETS = [
     Target(
         "train_config",
         "train.yaml",
-        lambda path: parse_config(TrainConfig, [str(path)], "facekd train", ""),
+        _config_reader(TrainConfig, "facekd train"),
         lambda: [(SHIPPED_CONFIGS / "debug.yaml").read_bytes()],
         copies=10,
         is_named=False,
@@ -216,7 +236,7 @@ TARGETS = [
     Target(
         "distill_config",
         "distill.yaml",
-        lambda path: parse_config(DistillConfig, [str(path)], "facekd distill", ""),
+        _config_reader(DistillConfig, "facekd distill"),
         lambda: [(SHIPPED_CONFIGS / "distill" / "ms1mv3_sh_kd.yaml").read_bytes()],
         copies=10,
         is_named=False,

@@ -27,7 +27,7 @@ from facekd.files.reading import read_text_file, require_regular_file, stamp_of
 from facekd.utils.foreign import shown
 from facekd.utils.wording import agreeing, counted
 
-PROPERTY = re.compile(r"(?P<num_classes>-?\d{1,18})\s*,\s*(?P<height>-?\d{1,18})\s*,\s*(?P<width>-?\d{1,18})(?!\d)")
+PROPERTY = re.compile(r"(?P<num_classes>-?\d{1,18})\s*,\s*(?P<height>-?\d{1,18})\s*,\s*(?P<width>-?\d{1,18})")
 KEY_AND_PATH = re.compile(r"\d+\t[^\t]*/[^\t]+")  # a line of a list that says whose image a record is
 
 
@@ -347,7 +347,7 @@ def read_property(path: Path, warnings: list[str]) -> dict[str, Any] | None:
     except DataError as error:
         warnings.append(str(error))
         return None
-    found = PROPERTY.match(line)
+    found = PROPERTY.fullmatch(line)
     if found is None:
         warnings.append(f"`property` should read num_classes,height,width and reads '{shown(line, 60)}'")
         return None

@@ -82,6 +82,15 @@ def test_a_written_config_means_the_same_in_another_shell(tmp_path: Path, monkey
     assert first.validation.packs == ("/data/faces/p$q.bin",)
 
 
+def test_a_key_with_nothing_behind_it_is_an_empty_text(tmp_path: Path) -> None:
+    file = tmp_path / "train.yaml"
+    file.write_text("output: runs/a\nshared_head:\ndata: {train: faces}\nhead: {weights: }\n")
+    config = parse_config(TrainConfig, [str(file)], "facekd train", "")
+    assert (config.shared_head, config.head.weights) == ("", "")
+    file.write_text(to_yaml(config))
+    assert parse_config(TrainConfig, [str(file)], "facekd train", "") == config
+
+
 def test_a_user_who_does_not_exist_is_named() -> None:
     assert expand_path("a~b", "key") == "a~b"
     with pytest.raises(

@@ -185,10 +185,11 @@ def test_warnings_are_given(tmp_path: Path) -> None:
     folder = write_pack(tmp_path)
     (folder / "property").write_text("5,112,112\nmore\n")
     assert open_record_pack(folder).warnings == ["`property` says 5 classes and the records 3"]
-    (folder / "property").write_text("faces\n")
-    data = open_record_pack(folder)
-    assert data.warnings == ["`property` should read num_classes,height,width and reads 'faces'"]
-    assert data.property is None
+    for text in ("faces", "5,112,112,8", "5,112,112-1"):
+        (folder / "property").write_text(f"{text}\n")
+        data = open_record_pack(folder)
+        assert data.warnings == [f"`property` should read num_classes,height,width and reads '{text}'"]
+        assert data.property is None
     (folder / "property").unlink()
     rewrite(folder, lambda records: [records.pop(key) for key in (3, 9)])  # an image and an identity
     assert open_record_pack(folder).warnings == [
