@@ -109,7 +109,9 @@ def _read_results(path: Path) -> tuple[dict[str, Any], MeasuredThresholds | None
 def _check_results(_: bytes, found: tuple[dict[str, Any], MeasuredThresholds | None]) -> None:
     """Has rates between 0 and 1 at every threshold."""
     read = found[1]
-    for cosine in () if read is None else (-1.0, 0.3, 1.0, *read.threshold.tolist()):
+    if read is None:
+        return
+    for cosine in (-1.0, 0.3, 1.0, *read.threshold.tolist()):
         rates = read.rates_at(cosine)
         assert all(0 <= low <= high <= 1 for low, high in (rates.far, rates.tar)), rates
 

@@ -201,7 +201,7 @@ TARGETS = [
         _read_key_list,
         lambda: lines("0\tann/1.jpg", "1\tbob/1.jpg\tx", "2\tann/2.jpg", "3\tbob/2.jpg", "4\tcid/1.jpg"),
         _check_key_list,
-        prepare=lambda folder: (folder / "train.rec").write_bytes(rec_seeds()[0]) and None,
+        prepare=lambda folder: (folder / "train.rec").write_bytes(rec_seeds()[0]),
         words=("../", "./", "/", *NUMBERS),
     ),
     Target(

@@ -226,7 +226,7 @@ TARGETS = [
         lambda path: load_megaface(path.parent),
         lambda: lines("Ann/Ann_1.jpg", "Ann/Ann_2.jpg", "x/facescrub_images/Bob/Bob_1.png"),
         _check_megaface,
-        lambda folder: (folder / "megaface_lst").write_text("a/b/1.jpg\n") and None,
+        lambda folder: (folder / "megaface_lst").write_text("a/b/1.jpg\n"),
     ),
     Target(
         "megaface_noises",

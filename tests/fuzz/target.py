@@ -48,7 +48,7 @@ class Target:
     read: Callable[[Path], Any]
     seeds: Callable[[], list[bytes]]
     check: Callable[[bytes, Any], None] | None = None
-    prepare: Callable[[Path], None] | None = None
+    prepare: Callable[[Path], object] | None = None
     copies: int = 150
     is_named: bool = True
     finds: bool = True
