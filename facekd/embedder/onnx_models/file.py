@@ -223,7 +223,8 @@ def _check_nodes(model: onnx.ModelProto, path: Path) -> None:
                 f"{path}: has more than {MOST_NODES:,} nodes where its functions are written out; too many"
             )
         if num_bytes > most_bytes:
-            raise ModelError(f"{path}: has more than {most_bytes:,} bytes where its functions are written out")
+            more = counted(most_bytes, "byte")
+            raise ModelError(f"{path}: has more than {more} where its functions are written out")
         deeper = Counter[tuple[str, ...]]()
         for key, times in calls.items():
             for inner in bodies.get(key, ()):
@@ -321,7 +322,7 @@ class _DataBeside:
         num_there = sum(self._sizes.values())
         if self._num_bytes > SMALL + MOST_TIMES * num_there:
             raise ModelError(
-                f"{path}: damaged: its tensors need {self._num_bytes:,} bytes and more of the files beside it, which "
+                f"{path}: damaged: its tensors need {counted(self._num_bytes, 'byte')} and more of the files beside it, which "
                 f"have {num_there:,}: they name the same data again and again; export it again"
             )
         return _Place(file, offset, length)

@@ -17,6 +17,7 @@ from typing import Any
 from facekd.errors import DataError, FacekdError
 from facekd.utils.foreign import shown
 from facekd.utils.processes.children import START_MODULE, describe_end
+from facekd.utils.wording import counted
 
 MEGABYTES, SECONDS, SECONDS_IN_ALL = 4096, 120, 600
 # For large files there are, besides, four bytes of memory a byte of theirs, and a second for every 20 MB.
@@ -67,8 +68,8 @@ def run_apart(
         ) from error
     if len(ended.printed) > most:
         raise DataError(
-            f"{path}: cannot be read as {expected}: its parser returns more than {most:,} bytes, and a file of this "
-            "size holds less; the file is damaged, or made to do harm"
+            f"{path}: cannot be read as {expected}: its parser returns more than {counted(most, 'byte')}, and a file of "
+            "this size holds less; the file is damaged, or made to do harm"
         )
 
     # Either it did not end well, or it printed what the function below prints.
