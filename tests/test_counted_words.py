@@ -37,7 +37,6 @@ TEXTS = (
 ALLOWED = {
     ("data_prep/inspection/clean_lists.py", "{len(keys)} images"): "compared with what older files hold",
     ("facekd/checkpoints/shared_head.py", "{self.sub_centers} sub-centres"): "is hashed; 2 or more",
-    ("facekd/data/pair_packs/unpickler.py", "{position} names"): "a verb: what stands at a place names another",
     ("evaluation/groups/race_layouts.py", "{number} names"): "a verb: what a line names",
     ("facekd/embedder/onnx_models/preprocessing.py", "{wanted[1]} passes"): "a verb: what options pass on",
     ("facekd/faces/show_threshold.py", "{RULE_OF_30 / rate} comparisons"): "30 or more",

@@ -322,8 +322,8 @@ class _DataBeside:
         num_there = sum(self._sizes.values())
         if self._num_bytes > SMALL + MOST_TIMES * num_there:
             raise ModelError(
-                f"{path}: damaged: its tensors need {counted(self._num_bytes, 'byte')} and more of the files beside it, which "
-                f"have {num_there:,}: they name the same data again and again; export it again"
+                f"{path}: damaged: its tensors need {counted(self._num_bytes, 'byte')} and more of the files beside "
+                f"it, which have {num_there:,}: they name the same data again and again; export it again"
             )
         return _Place(file, offset, length)
 

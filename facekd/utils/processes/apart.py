@@ -68,8 +68,8 @@ def run_apart(
         ) from error
     if len(ended.printed) > most:
         raise DataError(
-            f"{path}: cannot be read as {expected}: its parser returns more than {counted(most, 'byte')}, and a file of "
-            "this size holds less; the file is damaged, or made to do harm"
+            f"{path}: cannot be read as {expected}: its parser returns more than {counted(most, 'byte')}, and a file "
+            "of this size holds less; the file is damaged, or made to do harm"
         )
 
     # Either it did not end well, or it printed what the function below prints.
