@@ -53,7 +53,7 @@ def main() -> int:
         return 0
 
     # One process after the other: a target may end its process in any way.
-    from tests.fuzz.all_targets import TARGETS, TEXT_TARGETS
+    from tests.fuzz.targets.all_targets import TARGETS, TEXT_TARGETS
 
     known, texts = [target.name for target in TARGETS], {target.name for target in TEXT_TARGETS}
     if unknown := set(arguments.targets) - set(known):
@@ -138,8 +138,8 @@ def _keep_here(name: str) -> int:
     # With it, targets whose parser runs in a process of its own need no fresh Python for each input.
     with contextlib.suppress(ImportError):
         import atheris  # noqa: F401
-    from tests.fuzz.all_targets import TARGETS
     from tests.fuzz.kept import keep
+    from tests.fuzz.targets.all_targets import TARGETS
 
     there, kept, broken = keep(next(target for target in TARGETS if target.name == name), FINDINGS)
     print(f"{name:<16} {kept:>5} of {there:,} inputs kept", *(f"  BROKEN: {line[:160]}" for line in broken), sep="\n")
@@ -151,10 +151,10 @@ def _fuzz_here(name: str, seconds: int, is_ascii: bool) -> None:
 
     atheris.enabled_hooks.add("str")  # what texts are compared with; its hook for patterns fails on some of them
     with atheris.instrument_imports(include=["facekd", "evaluation", "data_prep", "tarfile"]):
-        from tests.fuzz.all_targets import TARGETS
         from tests.fuzz.kept import kept_inputs
         from tests.fuzz.limits import Watch
         from tests.fuzz.target import TargetRunner
+        from tests.fuzz.targets.all_targets import TARGETS
 
         # Readers import some modules only when they are called, which must be instrumented, too.
         target = next(target for target in TARGETS if target.name == name)

@@ -9,9 +9,9 @@ import pytest
 
 from facekd.files.reading import read_json
 from tests.fuzz import kept
-from tests.fuzz.all_targets import TARGETS
 from tests.fuzz.kept import LONGEST, keep, kept_inputs
 from tests.fuzz.target import Target
+from tests.fuzz.targets.all_targets import TARGETS
 
 NO_JSON, BREAKS = b"{", b'{"breaks": 1}'
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz.all_targets import TARGETS
 from tests.fuzz.kept import kept_inputs
 from tests.fuzz.target import Target, TargetRunner, mutations
+from tests.fuzz.targets.all_targets import TARGETS
 
 ROOT = Path(__file__).parents[2]
 # What turns bytes of a file into values.
@@ -45,7 +45,7 @@ REACHED = {
 def test_every_reader_has_a_target_or_a_reason() -> None:
     """A module that reads bytes of a file is imported by the targets, or says above why it is not."""
     named = set()
-    for file in Path(__file__).parent.glob("*.py"):
+    for file in Path(__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.ImportFrom) and node.module:
                 named |= {node.module, *(f"{node.module}.{name.name}" for name in node.names)}

@@ -27,8 +27,8 @@ from facekd.data.recordio.format import frame
 from facekd.errors import RecordError
 from facekd.files.array_cache import load_cached, save_cached
 from facekd.files.array_file import ALIGNMENT, MAGIC, START_BYTES
-from tests.fuzz.binary_targets import encoded
 from tests.fuzz.target import Target, rows_of
+from tests.fuzz.targets.binary_targets import encoded
 from tests.hostile_values import JSON_KINDS, changed_by
 
 RECORD_MAGIC = (0xCED7230A).to_bytes(4, "little")

@@ -37,8 +37,8 @@ from facekd.teacher.cache import _Writer
 from facekd.training.logbook.tracked_run import Entry, RunFacts, TrackedRun
 from facekd.training.logbook.tracked_run import Outcome as TrackedOutcome
 from tests.fuzz.target import Target
-from tests.fuzz.text_targets import sealed_journal
-from tests.fuzz.weight_targets import TEACHER_TRAILER
+from tests.fuzz.targets.text_targets import sealed_journal
+from tests.fuzz.targets.weight_targets import TEACHER_TRAILER
 from tests.hostile_values import JSON_KINDS, changed_by
 from tests.results_of_each_kind import pack, people, searches, templates
 

@@ -32,9 +32,9 @@ from facekd.results.reading import read_curves
 from facekd.training.logbook import centre_maps
 from facekd.verification.measures import verification_curves
 from facekd.verification.ranked_scores import RankedScores
-from tests.fuzz.binary_targets import encoded, read_pairs
-from tests.fuzz.json_targets import leaves
 from tests.fuzz.target import Target
+from tests.fuzz.targets.binary_targets import encoded, read_pairs
+from tests.fuzz.targets.json_targets import leaves
 from tests.results_of_each_kind import people
 
 

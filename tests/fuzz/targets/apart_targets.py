@@ -23,8 +23,8 @@ from data_prep.sources import table_sources
 from data_prep.sources.image_sources import open_source
 from evaluation.protocols import mat_lists
 from facekd.errors import DataError, FacekdError
-from tests.fuzz.binary_targets import encoded
 from tests.fuzz.target import Target
+from tests.fuzz.targets.binary_targets import encoded
 
 SECONDS, MORE_MEMORY = 2, 4 << 30
 CALLS = 500  # of a process; damage that a parser does to its memory goes with it

@@ -18,8 +18,8 @@ from data_prep.sources.image_sources import read_tsv
 from evaluation.sets.pair_set import read_subjects
 from facekd.data.datasets.record_pack import open_record_pack, read_property
 from facekd.faces.image_inputs import Images, list_images
-from tests.fuzz.set_targets import rec_seeds
 from tests.fuzz.target import Target, lines, rows_of, text_of
+from tests.fuzz.targets.set_targets import rec_seeds
 
 FIVE_POINTS = "38.29 51.69 73.53 51.5 56.02 71.73 41.54 92.36 70.72 92.2"
 PART = b"\n=====\n"  # between the files of a folder that one input stands for

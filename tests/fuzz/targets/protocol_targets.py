@@ -20,8 +20,8 @@ from evaluation.protocols.ijbs import read_table
 from evaluation.protocols.listed_set import Entries, ListedSet
 from evaluation.protocols.megaface import load_megaface
 from evaluation.sets.file_pairs import FilePairs
-from tests.fuzz.list_targets import FIVE_POINTS
 from tests.fuzz.target import Target, lines, rows_of, text_of
+from tests.fuzz.targets.list_targets import FIVE_POINTS
 
 BFW_OTHERS = (("f/a/2.jpg", 1), ("m/b/1.jpg", 0))
 

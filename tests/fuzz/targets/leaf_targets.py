@@ -28,10 +28,10 @@ from facekd.experiments.studies.comparison import read_draws
 from facekd.files.array_file import MAGIC, START_BYTES, open_arrays, save_arrays
 from facekd.results.reading import read_curves
 from facekd.training.logbook.centre_maps import draw_centre_maps
-from tests.fuzz.array_targets import check_gallery, gallery_file, read_gallery_as_search
-from tests.fuzz.binary_targets import encoded
-from tests.fuzz.set_targets import check_cifar, cifar_file, prepare_cifar, read_cifar
 from tests.fuzz.target import Target
+from tests.fuzz.targets.array_targets import check_gallery, gallery_file, read_gallery_as_search
+from tests.fuzz.targets.binary_targets import encoded
+from tests.fuzz.targets.set_targets import check_cifar, cifar_file, prepare_cifar, read_cifar
 from tests.hostile_values import JSON_KINDS, KINDS, changed_by
 
 FREE_MEMORY, MEMORY_A_BYTE = 32 << 20, 50
