@@ -84,12 +84,14 @@ def read_onnx_file(path: Path) -> OnnxFile:
     model = _parse(path)
     if not model.graph.node:
         raise ModelError(f"{path}: holds no graph; was it copied or downloaded completely?")
-    _check_nodes(model, path)
+    # Walked once for both: for large graphs that takes longer than parsing.
+    nodes, tensors = _find(model, path)
+    _check_nodes(model, path, len(nodes))
 
     # Every tensor, wherever it is. Weights beside the file are easily left behind.
     data = _DataBeside(path)
     missing = list[str]()
-    for tensor in _tensors(model, path):
+    for tensor in tensors:
         try:
             data.find(tensor)
         except FileNotFoundError as error:
@@ -118,7 +120,7 @@ def load_external_data(part: Message, path: Path) -> None:
         ModelError: see `read_onnx_file`.
     """
     data = _DataBeside(path)
-    for tensor in _tensors(part, path):
+    for tensor in _find(part, path)[1]:
         place = data.find(tensor)
         if place is not None:
             with place.file.open("rb") as stream:
@@ -151,7 +153,8 @@ def _parse(path: Path) -> onnx.ModelProto:
     if size <= MOST_BYTES:
         try:
             content = path.read_bytes()
-            says_too_much = has_more_fields(content, onnx.ModelProto, MOST_FIELDS)
+            # A field takes two bytes, so that most files need not be counted.
+            says_too_much = len(content) > 2 * MOST_FIELDS and has_more_fields(content, onnx.ModelProto, MOST_FIELDS)
             if not says_too_much:
                 # Not `onnx.load`, which takes the name of a file for its format.
                 return onnx.ModelProto.FromString(content)
@@ -193,28 +196,43 @@ def _walk(root: Message, path: Path) -> Iterator[Any]:
                         raise ModelError(f"{path}: damaged: its {field.name} '{found}' is not UTF-8; fetch it again")
 
 
-def _tensors(root: Message, path: Path) -> list[Any]:
-    """Lists all tensors in a message, whose text is UTF-8: of graphs at any depth, of functions and of attributes."""
-    return [message for message in _walk(root, path) if message.DESCRIPTOR.full_name == "onnx.TensorProto"]
+def _find(root: Message, path: Path) -> tuple[list[Any], list[Any]]:
+    """Lists all nodes and all tensors in a message: of graphs at any depth, of functions and of attributes.
+
+    Raises:
+        ModelError: see `_walk`.
+    """
+    found: dict[str, list[Any]] = {"onnx.NodeProto": [], "onnx.TensorProto": []}
+    for message in _walk(root, path):
+        if (listed := found.get(message.DESCRIPTOR.full_name)) is not None:
+            listed.append(message)
+    nodes, tensors = found.values()
+    return nodes, tensors
 
 
-def _check_nodes(model: onnx.ModelProto, path: Path) -> None:
+def _check_nodes(model: onnx.ModelProto, path: Path, num_nodes: int) -> None:
     """Checks how many nodes and bytes a model has when each call of a function is replaced by its body.
 
     Functions that call the next one twice are a billion nodes after thirty levels.
 
+    Args:
+        model: what the file holds.
+        path: the file, for messages.
+        num_nodes: nodes that the file has: in the graph, in branches and loops, in functions.
+
     Raises:
         ModelError: there are more than `MOST_NODES`, or the bytes are many times the file's.
     """
-    # As the file has them: in the graph, in branches and loops, in functions.
-    if sum(1 for _ in _nodes(model, path)) > MOST_NODES:
+    if num_nodes > MOST_NODES:
         raise ModelError(f"{path}: has more than {MOST_NODES:,} nodes; too many")
+    if not model.functions:
+        return
 
     # With functions written out.
-    bodies = {_key(body, body.name): [_key(node) for node in _nodes(body, path)] for body in model.functions}
+    bodies = {_key(body, body.name): [_key(node) for node in _find(body, path)[0]] for body in model.functions}
     sizes = {_key(body, body.name): body.ByteSize() for body in model.functions}
     most_bytes = SMALL + MOST_TIMES * path.stat().st_size
-    calls, num_nodes, num_bytes = Counter(_key(node) for node in _nodes(model.graph, path)), 0, 0
+    calls, num_nodes, num_bytes = Counter(_key(node) for node in _find(model.graph, path)[0]), 0, 0
     for _ in range(len(bodies) + 1):  # a longer way is a function within itself, which onnxruntime refuses
         num_nodes += calls.total()
         num_bytes += sum(times * sizes.get(key, 0) for key, times in calls.items())
@@ -230,10 +248,6 @@ def _check_nodes(model: onnx.ModelProto, path: Path) -> None:
             for inner in bodies.get(key, ()):
                 deeper[inner] += times
         calls = deeper
-
-
-def _nodes(root: Message, path: Path) -> Iterator[Any]:
-    return (message for message in _walk(root, path) if message.DESCRIPTOR.full_name == "onnx.NodeProto")
 
 
 def _key(item: Any, name: str | None = None) -> tuple[str, ...]:
@@ -264,7 +278,7 @@ class _DataBeside:
         self.files: dict[str, Path] = {}
         self._path = path
         self._sizes: dict[Path, int] = {}
-        self._num_bytes = 0
+        self._num_bytes = self._num_there = 0  # of the tensors; of the files
 
     def find(self, tensor: onnx.TensorProto) -> _Place | None:
         """Checks that a tensor has the data that its shape says.
@@ -307,7 +321,10 @@ class _DataBeside:
         if location not in self.files:
             self.files[location] = _find_data_file(location, name, path)
         file = self.files[location]
-        size = self._sizes.setdefault(file, file.stat().st_size)
+        if file not in self._sizes:
+            self._sizes[file] = file.stat().st_size
+            self._num_there += self._sizes[file]
+        size = self._sizes[file]
         length, offset = -(-count * bits // 8), _whole_number(entries.get("offset", "0"))
         if offset is None or offset + length > size or _whole_number(entries.get("length", str(length))) != length:
             said = entries.get("offset", "0"), entries.get("length", "unsaid")
@@ -319,11 +336,10 @@ class _DataBeside:
 
         # Many tensors of the same bytes would take the memory of each.
         self._num_bytes += length
-        num_there = sum(self._sizes.values())
-        if self._num_bytes > SMALL + MOST_TIMES * num_there:
+        if self._num_bytes > SMALL + MOST_TIMES * self._num_there:
             raise ModelError(
                 f"{path}: damaged: its tensors need {counted(self._num_bytes, 'byte')} and more of the files beside "
-                f"it, which have {num_there:,}: they name the same data again and again; export it again"
+                f"it, which have {self._num_there:,}: they name the same data again and again; export it again"
             )
         return _Place(file, offset, length)
 
