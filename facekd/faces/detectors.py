@@ -30,6 +30,7 @@ SCRFD_ENDS = [(size,) for size in (1, 4, 10) for _ in STRIDES]
 SCRFD_MEAN, SCRFD_STD, SCRFD_OVERLAP = 127.5, 128.0, 0.4
 YUNET_OVERLAP, YUNET_CANDIDATES = 0.3, 5000
 FARTHEST = 1e9  # pixels
+MOST_SCORE = 1.01  # a probability, of a network of 8 bits perhaps, which rounds it
 
 
 @dataclass(frozen=True)
@@ -156,8 +157,9 @@ class ScrfdDetector:
         scores, boxes, landmarks = self._decode(outputs, side)
         kept = (scores >= least_score) & _are_somewhere(scores, boxes, landmarks)
         boxes, landmarks, scores = boxes[kept], landmarks[kept], scores[kept]
-        if scores.max(initial=0) > 1:
+        if scores.max(initial=0) > MOST_SCORE:
             raise ModelError(f"{self.path}: gives a face the score {scores.max():.4g}; expected 0 to 1: not an SCRFD")
+        scores = np.minimum(scores, 1)
         best = without_overlaps(boxes, scores, SCRFD_OVERLAP)
         stretch = np.array([image.shape[1] / scaled.shape[1], image.shape[0] / scaled.shape[0]])
         return Faces(boxes[best] * np.tile(stretch, 2), landmarks[best] * stretch, scores[best])

@@ -157,6 +157,14 @@ def test_scores_beyond_1_and_outputs_that_are_no_numbers_are_said() -> None:
         scrfd_returning({4: lambda _: [[1.0], [1.0, 2.0]]}).detect(image, 0.5, 64)
 
 
+def test_scores_that_eight_bits_round_above_1_are_taken_as_1() -> None:
+    def round_up(scores: np.ndarray) -> np.ndarray:
+        return np.where(np.arange(len(scores))[:, None] == 3, np.float32(1.004), 0)
+
+    changes = {0: round_up, 1: lambda scores: scores * 0, 2: lambda scores: scores * 0}
+    assert scrfd_returning(changes).detect(np.zeros((64, 64, 3), np.uint8), 0.5, 64).scores.tolist() == [1]
+
+
 def test_a_real_face_is_found_alike_by_real_scrfd_and_the_published_landmarks(
     real_data: Callable[[str], Path],
 ) -> None:
