@@ -12,33 +12,49 @@ from facekd.utils.terminal import LONGEST_MESSAGE, on_one_line
 
 _CODE = re.compile("((?<!`)`[^`]+`(?!`))")
 _SIGNS = re.compile(
-    r"[\[\]`*]"  # links, pictures, code, emphasis
+    r"`|\](?=\()"  # code; a link or a picture before its address, others need a line "[a]: ADDRESS"
+    r"|(?<!\s)\*|\*(?=\S|$)"  # emphasis; "2 * 3" stays as it is
+    r"|(?<![^\W_])_|_(?![^\W_])"  # emphasis, which none within a word makes
     r"|<(?=[A-Za-z/!?])"  # the beginning of a tag; "< 0.001" stays as it is
     r"|&(?=#?\w+;)"  # an entity
     r"|~(?=~)"  # a fence, or a line through the text
-    r"|(?<![^\W_])_|_(?![^\W_])"  # emphasis, which none within a word makes
     r"|\\(?=[!-/:-@\[-`{-~]|$)"  # a mark of the above itself
 )
-_BLOCK = re.compile(r"(?:([#>]|[-+](?=\s))|(\d{1,9})([.)])(?=\s|$))")  # a heading, quotation or list
+_BLOCK = re.compile(
+    r"(?:(#(?=#{0,5}(?:\s|$))|>|[-+](?=\s|$)"  # a heading, quotation or list
+    r"|\["  # an address for links; a box to tick
+    r"|[-=](?=[-=\s]*$))"  # a line across the page or under a heading
+    r"|(\d{1,9})([.)])(?=\s|$))"  # a numbered list
+)
 
 
 def markdown_text(text: str, longest: int = LONGEST_MESSAGE) -> str:
     """Returns text for one line of Markdown, whose signs stand for themselves; `shown` escapes control characters.
 
-    A pipe is left alone, which means something in tables only: there `Table` escapes it.
+    A pipe is left alone, which means something in tables only: see `markdown_cell`. An address on the web is shown as
+    it is, and some readers make a link of it.
 
     Args:
         text: any text.
         longest: the middle of a longer text is left out.
     """
+    line = _inline(text, longest)
+    block = _BLOCK.match(line)
+    if block is None:
+        return line
+    sign, number, end = block.groups()
+    return (f"\\{sign}" if sign else f"{number}\\{end}") + line[block.end() :]
+
+
+def markdown_cell(text: str) -> str:
+    """Returns all of a text for a cell of a table, where no heading, quotation or list can begin."""
+    return _inline(text, len(text)).replace("|", "\\|")
+
+
+def _inline(text: str, longest: int) -> str:
     parts = _CODE.split(shown(text, longest).lstrip())  # four spaces would begin code
     parts[::2] = [_SIGNS.sub(lambda sign: f"\\{sign[0]}", part) for part in parts[::2]]
-    return _BLOCK.sub(_as_text, "".join(parts), count=1) if _BLOCK.match(parts[0]) else "".join(parts)
-
-
-def _as_text(block: re.Match[str]) -> str:
-    sign, number, end = block.groups()
-    return f"\\{sign}" if sign else f"{number}\\{end}"
+    return "".join(parts)
 
 
 def code(text: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from facekd.pages.markdown import markdown_text
+from facekd.pages.markdown import markdown_cell, markdown_text
 from facekd.utils.foreign import shown
 
 if TYPE_CHECKING:
@@ -91,4 +91,4 @@ class Table:
 
 
 def _pipes(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(markdown_text(cell, len(cell)).replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(map(markdown_cell, cells)) + " |"

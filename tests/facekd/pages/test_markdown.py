@@ -68,11 +68,34 @@ def test_any_text_is_seen_as_it_is(text: str) -> None:
     assert {token.type for token in inline.children or []} <= KINDS
     assert set(blocks(f"- See {markdown_text(text)}")) == set(blocks("- See a"))
     assert blocks(f"x\n\n{markdown_text(text)}x") == blocks("x\n\nx")
+    if line := markdown_text(text).strip():
+        assert blocks(f"x\n\n{line}") == blocks("x\n\nx")
+    # No line gives a later one an address.
+    linked = PARSER.parse(f"{markdown_text(text)}\n\nSee [a][b]")
+    assert {child.type for token in linked for child in token.children or []} <= KINDS
 
 
-def test_own_sentences_stay_as_they_are() -> None:
-    text = "Compare all with `facekd evaluate folder --x [Y]`; p < 0.001, cplfw_1.jpg, 95 % (−0.20 to +0.30), ~/a & b."
+ORDINARY = (
+    "Compare all with `facekd evaluate folder --x [Y]`; p < 0.001, cplfw_1.jpg, 95 % (−0.20 to +0.30), ~/a & b.",
+    "mean [127.5, 127.5, 127.5], in [0, 1), 2 * 3 <= 6, C:\\data\\x_1.onnx, #12, -0.5",
+)
+
+
+@pytest.mark.parametrize("text", ORDINARY)
+def test_own_sentences_stay_as_they_are(text: str) -> None:
     assert markdown_text(text) == text
+
+
+@pytest.mark.parametrize(
+    "text", [*ORDINARY, "-0.5", "- 0.5", "-", "+1.25", "1.", "# of pairs", "[0, 1)", "> 0.9", ">= 3"]
+)
+def test_values_in_tables_stay_as_they_are(text: str) -> None:
+    assert Table("", ["a"], [[text]]).to_markdown().splitlines()[-1] == f"| {text} |"
+
+
+def test_addresses_for_later_links_are_text() -> None:
+    for text in ("[a]: http://a.example", "[x] done", "---", "===", "- - -", "-", "+", "#", "1.", "2)"):
+        check_is_seen(text)
 
 
 @pytest.mark.parametrize("text", ["a", "facekd x `y` z", "```\n# owned\n```", "`", "``` ````", ""])

@@ -24,7 +24,7 @@ def test_markdown_escapes_pipes_and_aligns_numbers_to_the_right() -> None:
         "",
         "| model | TAR % | difference | verdict | unknown |",
         "|---|---:|---:|---|---:|",
-        r"| a\|b | 98.77 | +0.10 (−0.20 to +0.30) | \[bold\]better\[/bold\] | - |",
+        r"| a\|b | 98.77 | +0.10 (−0.20 to +0.30) | [bold]better[/bold] | - |",
         "| c\\nd | - | −0.10 | no difference | - |",
     ]
     assert not Table("", TABLE.head, TABLE.rows).to_markdown().startswith("#")
