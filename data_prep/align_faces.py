@@ -14,14 +14,13 @@ from typing import Any
 import cv2
 import numpy as np
 
-from data_prep.photographs.align_log import LOG_NAME, AlignLog, Alignment
+from data_prep.photographs.align_log import LOG_NAME, REASONS, AlignLog, Alignment
 from data_prep.photographs.landmark_files import GivenLandmarks, read_landmarks
 from data_prep.photographs.photos import find_photos
 from facekd.commands.command_line import JPEG_QUALITY, THREADS, CommandParser, whole_number
 from facekd.commands.places import check_apart
 from facekd.embedder.onnx_models.file import read_onnx_file
 from facekd.errors import DataError, ImageError, run_verb
-from facekd.faces import choosing
 from facekd.faces.choosing import FaceRules, WhichFaces, choose_faces, detect_at_two_sizes
 from facekd.faces.detectors import Faces, open_detector
 from facekd.faces.finding import cut_face
@@ -42,7 +41,6 @@ from facekd.utils.wording import agreeing, counted
 
 REPORT_NAME, SET_ASIDE_NAME = "align_report.json", "set_aside.tsv"
 REPORT_FORMAT, REPORT_VERSION = "facekd-alignment", 1
-REASONS = {**choosing.REASONS, "no_landmarks": "not in the landmark file"}
 
 
 @dataclass(frozen=True)
@@ -280,7 +278,7 @@ def _write_report(output: Path, settings: Settings, done: list[Alignment]) -> di
     # The log has names as they are.
     details = [entry.detail or REASONS[str(entry.reason)] for entry in aside]
     rows = zip(aside, details, strict=True)
-    lines = [f"{on_one_line(entry.photo)}\t{entry.reason}\t{detail}\n" for entry, detail in rows]
+    lines = [f"{on_one_line(entry.photo)}\t{entry.reason}\t{on_one_line(detail)}\n" for entry, detail in rows]
     write_text(output / SET_ASIDE_NAME, "# photograph\treason\tdetail\n" + "".join(lines))
     report = {"format": REPORT_FORMAT, "version": REPORT_VERSION, "settings": vars(settings), "counts": counts}
     write_json(output / REPORT_NAME, report)

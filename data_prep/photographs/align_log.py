@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 from data_prep.photographs.landmark_files import NUM_VALUES
 from facekd.errors import DataError
+from facekd.faces import choosing
 from facekd.files.held_folders import check_held
 from facekd.files.resumable_file import whole_lines
 from facekd.files.temporaries import open_own_file
@@ -19,6 +20,8 @@ from facekd.utils.foreign import shown
 from facekd.utils.wording import agreeing, counted
 
 LOG_NAME = "align_log.jsonl"
+# Why a photograph is set aside, in words; the keys name folders of `--set-aside`.
+REASONS = {**choosing.REASONS, "no_landmarks": "not in the landmark file"}
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Alignment:
         photo: its name below the folder of photographs.
         stamp: the numbers of `stamp_of` for the file: a changed photograph is done again.
         crop: name of the crop below the output folder; None if the photograph was set aside.
-        reason: why it was set aside, a key of `facekd.faces.choosing.REASONS`; None if it was not.
+        reason: why it was set aside, a key of `REASONS`; None if it was not.
         detail: a sentence about that.
         landmarks: ten numbers x1 y1 ... x5 y5 in pixels of the photograph, upright.
         score: score of the detector; None if the landmarks came without one.
@@ -142,13 +145,14 @@ class AlignLog:
 
 
 def _is_sound(entry: Alignment) -> bool:
-    """Tells whether the values of an entry that was read are of the kinds that one has."""
-    texts = (entry.crop, entry.reason, entry.detail)
+    """Tells whether an entry that was read has the kinds of values that one has, and either a crop or a reason."""
+    texts = (entry.crop, entry.detail)
     numbers = (entry.score, entry.num_faces, *(entry.landmarks or ()), *(entry.box or ()))
     return (
         isinstance(entry.photo, str)
         and isinstance(entry.stamp, list)
         and all(isinstance(text, str | None) for text in texts)
+        and (entry.reason is None if entry.crop is not None else entry.reason in REASONS)
         and all(isinstance(values, list | None) for values in (entry.landmarks, entry.box))
         and (entry.landmarks is None or len(entry.landmarks) == NUM_VALUES)
         and all(isinstance(number, int | float | None) for number in numbers)

@@ -25,7 +25,14 @@ def write(folder: Path) -> list[bytes]:
     [b"\xff\xfe", b"7", b"[]", b'{"photo": "b.jpg"}', b'{"photo": 3, "stamp": 4}', b"[", b"[" * 100_000, b"9" * 5000]
     + [
         b'{"photo": "b.jpg", "stamp": [1], "%s": %s}' % (name, value)
-        for name, value in ((b"crop", b"[]"), (b"landmarks", b'"abc"'), (b"landmarks", b"[1]"), (b"score", b'"x"'))
+        for name, value in ((b"crop", b"[]"), (b"reason", b'"../x"'), (b"reason", b"[]"), (b"reason", b"7"))
+    ]
+    + [
+        b'{"photo": "b.jpg", "stamp": [1], "crop": "b.png", "%s": %s}' % (name, value)
+        for name, value in (
+            *((b"landmarks", b'"abc"'), (b"landmarks", b"[1]"), (b"score", b'"x"'), (b"detail", b"3")),
+            (b"reason", b'"no_face"'),
+        )
     ],
 )
 def test_a_damaged_line_costs_its_photograph_alone(tmp_path: Path, bad: bytes, capsys: pytest.CaptureFixture) -> None:
