@@ -12,7 +12,8 @@ from PIL import Image
 
 from facekd.images.heif import HAS_AVIF, HAS_HEIC, register_heic
 
-END = b"\xff\xd9"
+JPEG_START, END = b"\xff\xd8", b"\xff\xd9"
+ADOBE = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0%c"  # a segment that says how colours are transformed
 # Blocks of brightness, across and down, for one of each colour, such as no encoder here writes.
 ODD_SAMPLING = (0x31, 0x13, 0x24)
 UNSIGNED, SIGNED, SIGNED_LONG8 = 4, 9, 17  # kinds of numbers in a TIFF; Pillow does not know the last
@@ -98,6 +99,7 @@ def jpegs() -> dict[str, bytes]:
         "optimised": saved(plain, "JPEG", optimize=True),
         "padded": usual[:tables] + b"\0\0\0" + usual[tables:],
         "of a later JFIF": usual[:11] + b"\2" + usual[12:],
+        "of a later Adobe": JPEG_START + ADOBE % 7 + usual[20:],
         "without spectrum": usual[: scan + 11] + bytes(3) + usual[scan + 14 :],
         # Arithmetic coding: nothing at all means some image, by the start of its statistics.
         "arithmetic": frame_changed(_up_to_its_pixels(saved(plain, "JPEG")) + END, kind=0xC9),

@@ -14,7 +14,7 @@ from facekd.errors import ConfigError, ImageError
 from facekd.images.heif import is_heif, open_heif
 from facekd.images.jpeg import JPEG_START, jpeg_size, refuse_cut_short
 from facekd.utils.environment import opencv_limit
-from facekd.utils.wording import counted
+from facekd.utils.wording import agreeing, counted
 
 PNG_START, PNG_HEADER, PNG_END = b"\x89PNG\r\n\x1a\n", b"IHDR", b"IEND"
 PNG_PART_BYTES = 12  # of a part beside its content
@@ -69,13 +69,13 @@ def _check_png_parts(data: bytes | bytearray | memoryview) -> None:
     while place < len(data) and kind != PNG_END:
         # A part is its length, its kind, its content, and a checksum.
         length, kind = int.from_bytes(data[place : place + 4], "big"), bytes(data[place + 4 : place + 8])
-        left = len(data) - place - PNG_PART_BYTES
-        if length > left:
+        needed, left = length + PNG_PART_BYTES, len(data) - place
+        if needed > left:
             raise ImageError(
-                f"its PNG is cut short or damaged: a part at byte {place:,} announces {counted(length, 'byte')}, and "
-                f"{max(left, 0):,} are left"
+                f"its PNG is cut short or damaged: a part at byte {place:,} takes {counted(needed, 'byte')}, and "
+                f"{left:,} {agreeing(left, 'is', 'are')} left"
             )
-        place += PNG_PART_BYTES + length
+        place += needed
 
 
 def _max_pixels() -> int:

@@ -15,6 +15,9 @@ JFIF_SEGMENT, SEQUENTIAL_FRAMES, WHOLE_BLOCKS = 0xE0, (0xC0, 0xC1, 0xC9), bytes(
 APPLICATION_SEGMENTS, EXIF_SEGMENT, COMMENT_SEGMENT = range(0xE0, 0xF0), 0xE1, 0xFE
 # A frame's header states the size; the three numbers left out of this range mean tables and an extension.
 FRAME_SEGMENTS = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
+# Where Adobe's segment says how colours are transformed, and the numbers that mean something, by channels: none, and
+# YCbCr or YCCK.
+ADOBE_SEGMENT, ADOBE_TRANSFORM, ADOBE_TRANSFORMS = 0xEE, 15, {3: (0, 1), 4: (0, 2)}
 EXIF_START, ORIENTATION_TAG, TAG_BYTES = b"Exif\0\0", 0x0112, 12
 STANDALONE_MARKERS = frozenset({0x01, *range(0xD0, 0xDA)})
 SIZE = struct.Struct(">HH")
@@ -118,24 +121,33 @@ def refuse_cut_short(data: bytes | bytearray | memoryview) -> None:
 def with_usual_head(data: bytes | bytearray | memoryview) -> bytes:
     """Returns a JPEG without what some cameras and programs write wrongly before the pixels, though it does no harm.
 
-    That is bytes between the segments, a revision of JFIF that does not exist, and numbers that mean something in
-    progressive JPEGs only. libjpeg warns of each, and tells of its first warning alone.
+    That is bytes between the segments, a revision of JFIF or a transform of colours of Adobe that does not exist, and
+    numbers that mean something in progressive JPEGs only. libjpeg warns of each, and tells of its first warning alone.
 
     Args:
         data: bytes that start with `JPEG_START`.
     """
-    kept, is_sequential = [JPEG_START], False
+    kept: list[bytes | bytearray] = [JPEG_START]
+    is_sequential, num_channels = False, 0
+    adobe: bytearray | None = None
     for marker, position in jpeg_segments(data):
         length = 0 if marker in STANDALONE_MARKERS else int.from_bytes(data[position + 2 : position + 4], "big")
         segment = bytearray(data[position : position + 2 + length])
         if marker == JFIF_SEGMENT and segment[4:9] == b"JFIF\0":
             segment[9:10] = b"\1"
+        if marker == ADOBE_SEGMENT and segment[4:9] == b"Adobe" and len(segment) > ADOBE_TRANSFORM:
+            adobe = segment
+        if marker in FRAME_SEGMENTS and length >= 8:
+            num_channels = segment[9]
         is_sequential |= marker in SEQUENTIAL_FRAMES
         if marker == START_OF_SCAN:
             if is_sequential and length >= 6:
                 segment[-3:] = WHOLE_BLOCKS
+            usual = ADOBE_TRANSFORMS.get(num_channels)
+            if adobe is not None and usual and adobe[ADOBE_TRANSFORM] not in usual:
+                adobe[ADOBE_TRANSFORM] = usual[-1]  # as libjpeg takes it
             return b"".join([*kept, segment, data[position + len(segment) :]])
-        kept.append(bytes(segment))
+        kept.append(segment)
     return bytes(data)
 
 

@@ -96,8 +96,10 @@ def test_the_parts_of_a_png_end_within_its_bytes() -> None:
     for behind in (b"", b"more", b"\xff" * 40):
         np.testing.assert_array_equal(decode_rgb(whole + behind), expected)
     for length in (10, 23, len(whole) // 2, len(whole) - 13, len(whole) - 1):
-        with pytest.raises(ImageError, match=r"its PNG is cut short or damaged: a part at byte [\d,]+ announces"):
+        with pytest.raises(ImageError, match=r"its PNG is cut short or damaged: a part at byte [\d,]+ takes"):
             decode_rgb(whole[:length])
+    with pytest.raises(ImageError, match=rf"a part at byte {len(whole) - 12} takes 12 bytes, and 8 are left$"):
+        decode_rgb(whole[:-4])
 
 
 def test_the_tags_of_a_tiff_are_read_in_every_layout() -> None:

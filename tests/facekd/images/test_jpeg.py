@@ -20,7 +20,7 @@ from facekd.images.jpeg import (
     refuse_many_scans,
     with_usual_head,
 )
-from tests.odd_images import END, frame_changed, jpegs, last_scan_repeated, picture, saved
+from tests.odd_images import ADOBE, END, frame_changed, jpegs, last_scan_repeated, picture, saved
 
 
 def test_the_segments_of_a_file_of_libjpeg_are_found_up_to_its_pixels():
@@ -123,13 +123,25 @@ def test_bytes_that_look_like_scans_elsewhere_are_not_counted():
         np.testing.assert_array_equal(decode_rgb(odd), decode_rgb(data))
 
 
-@pytest.mark.parametrize("name", ["padded", "of a later JFIF", "without spectrum"])
+@pytest.mark.parametrize("name", ["padded", "of a later JFIF", "of a later Adobe", "without spectrum"])
 def test_what_is_wrong_with_the_head_is_put_right_and_does_not_hide_damage_behind_it(name):
     odd, usual = jpegs()[name], saved(picture(), "JPEG")
-    assert with_usual_head(odd).removeprefix(usual[:13]) == usual[13:]
+    whole = JPEG_START + ADOBE % 1 + usual[20:] if name == "of a later Adobe" else usual
+    assert with_usual_head(odd) == whole != odd
     np.testing.assert_array_equal(decode_rgb(odd), decode_rgb(usual))
     start = odd.rindex(b"\xff\xda")
     with pytest.raises(ImageError, match=r"its JPEG is damaged \(libjpeg: "):
         decode_rgb(odd[: (start + len(odd)) // 2] + END)
     for other in ("progressive", "441", "grey", "cmyk", "restarts"):
         assert with_usual_head(jpegs()[other]) == jpegs()[other]
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_a_transform_of_colours_that_does_not_exist_is_the_one_that_libjpeg_takes(channels):
+    mode, end = {3: ("RGB", 20), 4: ("CMYK", 18)}[channels]
+    behind = saved(picture(), "JPEG", mode)[end:]  # the segment of JFIF or Adobe, which Pillow writes first
+    found = {code: decode_rgb(JPEG_START + ADOBE % code + behind) for code in (0, 1, 2, 7)}
+    usual, other = {3: (1, 2), 4: (2, 1)}[channels]
+    assert np.abs(found[0].astype(int) - found[usual]).max() > 50
+    for code in (other, 7):
+        np.testing.assert_array_equal(found[code], found[usual])
