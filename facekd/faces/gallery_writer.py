@@ -26,7 +26,7 @@ from facekd.faces.image_inputs import Images
 from facekd.files.resumable_file import ResumableFile, is_begun
 from facekd.files.writing import atomic_open, atomic_open_together
 from facekd.utils.terminal import on_one_line
-from facekd.utils.text_arrays import require_even_lengths, text_array
+from facekd.utils.text_arrays import require_even_lengths
 from facekd.utils.wording import counted
 
 SEVERAL = "several_faces"
@@ -146,10 +146,10 @@ class GalleryWriter:
             )
         rows = np.memmap(self._file.partial_path, self._row, "r", shape=(num_faces,))
         arrays = {name: rows[name] for name in ("embeddings", "norms", "boxes", "landmarks", "scores")}
-        # Only of the images with faces: others may have names of any length.
+        # Only of the images with faces. Their names fit, because those of all images do: what is embedded is not lost.
         shown = np.flatnonzero(counts)
         names, people = (
-            np.repeat(text_array([str(texts[image]) for image in shown.tolist()], "the images"), counts[shown])
+            np.repeat(np.array([str(texts[image]) for image in shown.tolist()], np.str_), counts[shown])
             for texts in (self._images.names, self._images.people)
         )
         with atomic_open_together(self.path, {self.report_path: True}) as streams:

@@ -15,8 +15,9 @@ from tests.fuzz.targets.all_targets import TARGETS
 ROOT = Path(__file__).parents[2]
 # What turns bytes of a file into values.
 READING = re.compile(
-    r"\b(read_json|read_text_file|read_npy|read_npz|run_apart|open_arrays|json\.loads?|np\.load|torch\.load|frombuffer"
-    r"|\w*Unpickler|safe_open|imdecode|csv\.\w*[rR]eader|tarfile\.open|ZipFile)\("
+    r"\b(read_json|read_text_file|read_npy|read_open_npy|read_npz|unpack_npz|read_array|np\.memmap|np\.load|torch\.load"
+    r"|run_apart|open_arrays|json\.loads?|frombuffer|struct\.unpack\w*|\w*Unpickler|safe_open|imdecode|Image\.open"
+    r"|csv\.\w*[rR]eader|tarfile\.open|ZipFile|FromString)\("
 )
 # Modules that no target names, and why none needs to.
 REACHED = {
@@ -32,10 +33,14 @@ REACHED = {
     "facekd.checkpoints.file_kinds": "`checkpoint` and `state_dict` read by it",
     "facekd.checkpoints.torch_files": "`checkpoint` and `state_dict` read by it",
     "facekd.data.pair_packs.unpickler": "`pairs_bin` reads by it",
+    "facekd.data.recordio.headers": "`rec` reads by it",
+    "facekd.data.recordio.index": "`rec` and `idx` read by it",
     "facekd.embedder.known_models": "reads the catalogue that comes with facekd",
     "facekd.experiments.quickstart": "reads results that it has just had written",
     "facekd.experiments.studies.results": "reads results, as `results` does",
+    "facekd.export.precision": "reads the model that it has just exported",
     "facekd.images.augmentation": "decodes what it has just encoded",
+    "facekd.images.heif": "`image` decodes by it",
     "facekd.importing.import_config": "`python_config` and `command_line` call what it calls",
     "facekd.utils.bounded_pickle": "`pairs_bin`, `cifar` and `checkpoint` read by it",
     "facekd.utils.processes.apart": "`mat` and `table` read by it",

@@ -15,6 +15,7 @@ from facekd.data.pair_packs.pair_pack import decode_images
 from facekd.data.pair_packs.reading import read_pair_pack
 from facekd.images.announced_size import ALWAYS_READ_PIXELS, PIXELS_PER_BYTE
 from facekd.images.decoding import decode_rgb
+from facekd.images.frames import holds_several_images
 from tests.fuzz.target import Target
 from tests.odd_images import jpegs, others, refused_jpegs, refused_others
 
@@ -48,8 +49,9 @@ MOST_APART = {"RGB": 4, "L": 4, "CMYK": 6}
 
 
 def _decode(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the pixels turned upright, and as they are stored."""
+    """Returns the pixels turned upright, and as they are stored; also asks whether there are other images behind."""
     content = path.read_bytes()
+    assert holds_several_images(content) in (True, False)
     return decode_rgb(content), decode_rgb(content, exif=False)
 
 

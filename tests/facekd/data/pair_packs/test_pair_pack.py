@@ -74,7 +74,7 @@ def test_reads_every_form_python_3_writes(tmp_path: Path, protocol: int, held_as
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_reads_byte_arrays_as_large_as_images_are(tmp_path: Path, protocol: int) -> None:
-    """Of random bytes, as in a JPEG, half take two bytes as text, and all are made twice, by `encode` and `bytearray`."""
+    """Of random bytes, as in a JPEG, half take two bytes as text; all are made twice, by `encode` and `bytearray`."""
     images = [np.random.default_rng(seed).bytes(20_000) for seed in range(4)]
     content = pickle.dumps(([bytearray(image) for image in images], LABELS), protocol)
     assert read_pair_pack(written(tmp_path, content)).images == images
