@@ -37,7 +37,7 @@ def start_results(folder: Path, files: Iterable[str] = (), parts: Iterable[str] 
     # What a run that was stopped has left is remembered until some run completes.
     unfinished = _unfinished(folder, mark)
     # A file from elsewhere may name what is not in the folder.
-    names = {name for name in (*parts, *_parts_of(unfinished)) if Path(name).name == name and name != ".."}
+    names = {name for name in (*parts, *_parts_of(unfinished)) if Path(name).name == name and name not in ("", "..")}
     write_json(unfinished, {"parts": sorted(names)})
     (folder / mark).unlink(missing_ok=True)
     sync_folder(folder)  # or a power cut might bring back the mark, beside new files

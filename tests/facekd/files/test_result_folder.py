@@ -75,6 +75,7 @@ def test_another_mark_is_other_results(tmp_path: Path) -> None:
     [
         '{"parts": ["' + "x" * 300 + '", "\\u0000"]}',
         '{"parts": [".."]}',
+        '{"parts": ["", "."]}',
         '{"parts": ["../other", "/etc"]}',
         "[" * 100_000,
         '{"parts": 5}',
@@ -86,5 +87,6 @@ def test_a_file_from_elsewhere_cannot_name_what_lies_outside(content: str, tmp_p
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner/.results.json.unfinished").write_text(content)
     start_results(tmp_path / "inner", ["scores.npy"])
+    assert is_unfinished(tmp_path / "inner")
     assert (tmp_path / "results.json").read_text() == "{}"
     assert (tmp_path / "scores.npy").read_text() == "ours"
