@@ -20,7 +20,7 @@ LONGEST_NAME = 200
 
 def shown(text: object, longest: int = LONGEST_NAME) -> str:
     """Returns foreign text as a terminal may show it: on one line, without control characters, and not too long."""
-    return printable(str(text), longest).replace("\n", "\\n")
+    return printable(str(text), longest, kept="")
 
 
 def some_of(names: Collection[Any], most: int = 3) -> str:
