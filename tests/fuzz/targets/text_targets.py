@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.photographs.align_log import AlignLog, Alignment
+from data_prep.photographs.align_log import REASONS, AlignLog, Alignment
 from facekd.commands.config_files import SHIPPED_CONFIGS, parse_config
 from facekd.commands.plain_configs import to_yaml
 from facekd.commands.yaml_files import MAX_VALUES, read_yaml
@@ -175,7 +175,8 @@ def _check_align_log(_: bytes, entries: Any) -> None:
     """Damage may cost entries, and leaves none of other kinds."""
     for name, entry in entries.items():
         assert isinstance(name, str) and isinstance(entry.stamp, list)
-        assert all(isinstance(text, str | None) for text in (entry.crop, entry.reason, entry.detail))
+        assert all(isinstance(text, str | None) for text in (entry.crop, entry.detail))
+        assert entry.reason is None if entry.crop is not None else entry.reason in REASONS
         np.array(entry.landmarks or [0], np.float64), np.array(entry.box or [0], np.float64)
 
 
