@@ -139,10 +139,10 @@ class _OpenNpy:
         self.path = path
         # Whatever the path stands for later, header and rows are of one file.
         require_regular_file(path)
-        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        weakref.finalize(self, os.close, self._file)
-        with os.fdopen(os.dup(self._file), "rb") as stream:
+        with path.open("rb") as stream:
             array = read_open_npy(stream, path, "write it by np.save", "r")
+            self._file = os.dup(stream.fileno())
+        weakref.finalize(self, os.close, self._file)
         if not isinstance(array, np.memmap) or array.ndim != 2 or array.dtype.kind != "f" or 0 in array.shape:
             shape = getattr(array, "shape", None)
             raise DataError(f"{path}: expected real numbers (N, D), found {getattr(array, 'dtype', '')} {shape}")

@@ -20,7 +20,7 @@ from facekd.faces.gallery_writer import ADVICE_ON_SIZE
 from facekd.faces.image_inputs import Images, list_images
 from facekd.utils.foreign import shown, some_of
 from facekd.utils.progress import track
-from facekd.utils.text_arrays import require_even_lengths, text_array
+from facekd.utils.text_arrays import require_even_arrays, text_array
 from facekd.utils.wording import counted
 
 
@@ -143,6 +143,6 @@ def _join(parts: Sequence[Gallery]) -> Gallery:
     if len(parts) == 1:
         return parts[0]
     for name in ("names", "people"):
-        require_even_lengths([text for part in parts for text in getattr(part, name).tolist()], "the probes")
+        require_even_arrays([getattr(part, name) for part in parts], "the probes")
     arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ("embeddings", *ARRAYS)}
     return Gallery(**arrays, origin=parts[0].origin)

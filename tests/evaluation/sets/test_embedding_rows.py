@@ -36,3 +36,9 @@ def test_a_pipe_is_named(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "e.npy")
     with pytest.raises(DataError, match=r"e\.npy: is a named pipe"):
         NpyRows(tmp_path / "e.npy", None, False, 4)
+
+
+def test_a_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError) as caught:
+        NpyRows(tmp_path, None, False, 4)
+    assert str(caught.value.filename) == str(tmp_path)
