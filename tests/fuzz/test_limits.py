@@ -91,8 +91,9 @@ def test_sentences_and_limits_of_before_are_left_alone() -> None:
 
 BROKEN = """
 import sys
-from tests.fuzz import all_targets, run
+from tests.fuzz import run
 from tests.fuzz.target import Target
+from tests.fuzz.targets import all_targets
 def read(path):
     content = path.read_bytes()
     if content[:2] == b"ab":
