@@ -25,6 +25,7 @@ MARKER = re.compile(rb"\xff[^\x00\xff]", re.DOTALL)
 # A scan of a few bytes makes the decoder pass over the whole image. libjpeg writes 10 scans for colour pictures, 18 for
 # those of four channels; mozjpeg chooses its own among 64.
 MAX_SCANS = 64
+LONG = 1 << 16  # bytes in which looking for scans takes longer than walking to the first, and up to milliseconds
 SCAN = re.compile(rb"\xff\xda")
 # The head of nearly all JPEGs, as libjpeg writes it unless told otherwise, in one look instead of a walk: JFIF, two
 # tables, and a frame of three channels that is not progressive. Behind it are the codes and, usually, the only scan.
@@ -80,7 +81,7 @@ def refuse_many_scans(data: bytes | bytearray | memoryview) -> None:
         ImageError: see above.
     """
     # Most of many pairs of these bytes may lie in other segments, or in the film that follows a phone's moving photo.
-    if _has_one_scan(data) or len(SCAN.findall(data)) <= MAX_SCANS:
+    if _has_one_scan(data) or (len(data) > LONG and _first_scan_is_whole(data)) or len(SCAN.findall(data)) <= MAX_SCANS:
         return
     num_scans = sum(marker == START_OF_SCAN for marker, _ in jpeg_segments(data))
     if num_scans > MAX_SCANS:
@@ -101,6 +102,19 @@ def _has_one_scan(data: bytes | bytearray | memoryview) -> bool:
     except IndexError:
         return False
     return data[position : position + 5] == SCAN_OF_THREE_CHANNELS
+
+
+def _first_scan_is_whole(data: bytes | bytearray | memoryview) -> bool:
+    """Tells other JPEGs of one scan, such as photographs with Exif data, by a walk of some microseconds."""
+    channels = 0  # of the first frame, if it is not progressive
+    for marker, position in jpeg_segments(data):
+        if marker in FRAME_SEGMENTS:
+            if marker not in SEQUENTIAL_FRAMES or channels or position + 9 >= len(data):
+                return False
+            channels = data[position + 9]
+        elif marker == START_OF_SCAN:
+            return channels > 0 and data[position + 4 : position + 5] == bytes([channels])
+    return False
 
 
 def refuse_cut_short(data: bytes | bytearray | memoryview) -> None:

@@ -12,6 +12,7 @@ from facekd.errors import ImageError
 from facekd.images.decoding import decode_into, decode_rgb
 from facekd.images.jpeg import (
     JPEG_START,
+    LONG,
     MAX_SCANS,
     USUAL_HEAD,
     exif_orientation,
@@ -103,6 +104,27 @@ def test_scans_are_counted_in_a_file_that_begins_as_usual_and_shows_a_scan_where
             refuse_many_scans(head + between + one_channel * 100 + END)
     for length in range(len(head), len(data), 3):
         refuse_many_scans(data[:length])
+
+
+def test_scans_of_a_long_file_are_counted_unless_the_first_is_of_all_channels():
+    exif = Image.Exif()
+    exif[0x010F] = "camera"
+    plain, behind = saved(picture(), "JPEG", exif=exif.tobytes()), END + bytes(LONG)
+    start = plain.rindex(b"\xff\xda")
+    head, scan, frame = plain[:start], plain[start:].removesuffix(END), plain[plain.index(b"\xff\xc0") :][:19]
+    assert not USUAL_HEAD.match(plain)
+    # Behind such a scan libjpeg refuses others, so that nothing is to be feared.
+    more = head + scan * 100 + behind
+    refuse_many_scans(more)
+    with pytest.raises(ImageError, match="JPEG is damaged"):
+        decode_rgb(more)
+    # Behind one of a single channel, and in a progressive file, it does not; of two frames the first counts.
+    one_channel = head + b"\xff\xda\0\x08\x01\x01\0\0\x3f\0\x12" * 100 + scan + behind
+    two_frames = frame_changed(head, kind=0xC2) + frame + scan * 100 + behind
+    progressive = last_scan_repeated(saved(picture(), "JPEG", progressive=True, exif=exif.tobytes()), 100) + bytes(LONG)
+    for many in (one_channel, two_frames, progressive):
+        with pytest.raises(ImageError, match=r"in 1\d\d scans"):
+            refuse_many_scans(many)
 
 
 def test_more_scans_than_any_encoder_writes_are_refused():
