@@ -85,7 +85,10 @@ def test_exif_orientation_is_respected_or_not_as_asked(orientation: int) -> None
         (b"no image at all", "do not decode"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "fetch the image with `git lfs pull`"),
         (b"\n<!DOCTYPE html><title>Not found</title>", "it is a web page: fetch the image again"),
-        (encoded(picture(), "PNG")[:60], "do not decode|does not decode"),
+        (
+            encoded(picture(), "PNG")[:60],
+            "its PNG is cut short .*: a part at byte 33 takes 89 bytes, and 27 are left",
+        ),
     ],
 )
 def test_what_does_not_decode_says_so(content: bytes, message: str) -> None:
