@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeGuard
 
 from facekd.files.temporaries import open_own_file
 from facekd.files.writing import atomic_open
@@ -105,7 +105,7 @@ def _entry(line: bytes) -> dict[str, Any] | None:
     return entry if is_entry else None
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[int | float]:
     """Tells whether a value of a log is a number that a curve can show: a finite one up to `LARGEST_DRAWN`."""
     # Whole numbers of JSON may have thousands of digits, and the differences of floats that are large be infinite.
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST_DRAWN
