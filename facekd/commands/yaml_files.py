@@ -60,6 +60,8 @@ def load_yaml(text: str) -> Any:
         return get_loader("yaml")(text)
     except TypeError as error:  # jsonargparse joins the only key with a text
         raise yaml.YAMLError("its only key is no text") from error
+    except (AttributeError, LookupError) as error:  # PyYAML expects of `!!int`, `!!bool` and others what the tag says
+        raise yaml.YAMLError("a value is not what its tag says, such as a `!!int` without a number") from error
 
 
 class YamlLimitError(yaml.MarkedYAMLError):

@@ -90,7 +90,7 @@ def write_page(path: str | os.PathLike[str], template: str, **values: Any) -> No
 
 def _as_text(value: Any) -> Any:
     """Returns a value as a page shows it: names may hold what no text in UTF-8 can, or what turns its direction."""
-    return printable(value, len(value)) if type(value) is str else value
+    return printable(value, None) if type(value) is str else value
 
 
 @cache

@@ -7,7 +7,7 @@ colours are control characters: make consoles by `console`, and give them foreig
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -19,30 +19,47 @@ if TYPE_CHECKING:
 LONGEST_MESSAGE = 4000
 
 
-def printable(text: str, longest: int = LONGEST_MESSAGE, kept: str = "\n") -> str:
+def printable(text: str, longest: int | None = LONGEST_MESSAGE, kept: str = "\n") -> str:
     """Returns text that a terminal shows as it is: characters that it would obey are written as escapes.
 
     Args:
         text: any text; names of files and contents of strangers' files hold anything.
-        longest: the middle of a longer text is left out, and the number of characters said.
+        longest: the middle of what would be shown longer is left out, and the number of characters said; None for all.
         kept: characters that stay: line ends.
     """
-    if len(text) > longest:
-        half = longest // 2
-        text = f"{text[:half]} ... ({counted(len(text) - 2 * half, 'more character')}) ... {text[-half:]}"
-    if text.isprintable():
-        return text
-    return "".join(
-        character
-        if character.isprintable() or character in kept
-        else character.encode("unicode_escape", "surrogatepass").decode("ascii")
-        for character in text
-    )
+    if longest is None or len(text) <= longest:
+        whole = text if text.isprintable() else "".join(_escaped(text, kept))
+        if longest is None or len(whole) <= longest:
+            return whole
+    half = longest // 2
+    first, last = (_fitting(_escaped(part, kept), half) for part in (text[:half], reversed(text[-half:])))
+    num_left = len(text) - len(first) - len(last)
+    return f"{''.join(first)} ... ({counted(num_left, 'more character')}) ... {''.join(reversed(last))}"
+
+
+def _escaped(text: Iterable[str], kept: str) -> Iterator[str]:
+    """Yields what is shown for each character."""
+    for character in text:
+        if character.isprintable() or character in kept:
+            yield character
+        else:
+            yield character.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def _fitting(pieces: Iterable[str], longest: int) -> list[str]:
+    """Returns the first pieces that together are no longer than `longest`."""
+    found, length = [], 0
+    for piece in pieces:
+        length += len(piece)
+        if length > longest:
+            break
+        found.append(piece)
+    return found
 
 
 def on_one_line(text: str) -> str:
     """Returns all of a text as a list or a command shows it: on one line, in one column, and uncut."""
-    return printable(text, len(text), kept="")
+    return printable(text, None, kept="")
 
 
 @contextmanager
@@ -83,7 +100,7 @@ class _Printable:
         self.below, self._longest = below, longest
 
     def write(self, text: str) -> int:
-        self.below.write(printable(text, self._longest or len(text), kept="\n\t"))
+        self.below.write(printable(text, self._longest, kept="\n\t"))
         return len(text)
 
     def writelines(self, lines: Any) -> None:

@@ -73,6 +73,8 @@ HOSTILE = {
     "hexadecimal digits": ("seed: 0x" + "f" * 100_000 + "\n", "a number of 100,002 characters"),
     "a number to base 60": ("seed: 1" + ":59" * 50_000 + "\n", "a number of 150,001 characters"),
     "an only key that is none": ("~:\n", "not YAML: its only key is no text"),
+    "a tag of another kind": ("seed: !!int ''\n", "not YAML: a value is not what its tag says"),
+    "a tag of another word": ("seed: !!bool x\n", "not YAML: a value is not what its tag says"),
     "no digits": ("seed: 0b_\n", "not YAML: invalid literal"),
     "levels in a whole text": (f"free: '{'[' * 99}{']' * 99}'\n", "a text that is YAML itself: more than 40 levels"),
     "a key twice": ("seed: 1\nvalues: []\nseed: 2\n", "line 3: the key 'seed' stands in line 1 already"),

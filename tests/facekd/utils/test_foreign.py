@@ -26,6 +26,18 @@ def test_a_long_text_is_cut_in_the_middle():
     assert printable("a" * 3000 + "b" * 3000, 100) == f"{'a' * 50} ... (5,900 more characters) ... {'b' * 50}"
 
 
+@given(st.text(max_size=60).map(lambda text: text * 40), st.integers(10, 300))
+def test_what_is_cut_is_short_however_its_characters_are_written(text, longest):
+    found = printable(text, longest, kept="")
+    assert len(found) <= longest + len(" ... (2,400 more characters) ... ")
+    whole = printable(text, None, kept="")
+    assert found == whole or (
+        len(whole) > longest
+        and whole.startswith(found.partition(" ... (")[0])
+        and whole.endswith(found.rpartition(") ... ")[2])
+    )
+
+
 def test_an_error_of_a_verb_shows_control_characters_as_escapes(capsys):
     def main() -> int:
         raise DataError("x\x1b[31mred\u202e.rec: no such pack")
