@@ -16,13 +16,12 @@ from pathlib import Path
 from evaluation.groups.group_file import GroupFile
 from evaluation.sets.file_pairs import FilePairs, ListedPairs
 from facekd.errors import DataError
-from facekd.files.reading import read_text_file, sha256_of_file
+from facekd.files.reading import is_listed_file, read_text_file, sha256_of_file
 from facekd.utils.foreign import shown
 from facekd.utils.wording import counted
 from facekd.verification.kfold import FoldKind
 
 RFW_PAIRS = 6000  # of each group
-MAX_NAME = 200  # bytes of the name of a person, which the names of images begin with; Linux has at most 255
 MAX_DIGITS = 8  # of the number of an image or a fold
 SUFFIXES = (".jpg", ".png", ".jpeg")
 # Columns of BFW's table: the attribute that each pair of columns gives.
@@ -94,17 +93,12 @@ def _rfw_pair(row: list[str], path: Path) -> tuple[tuple[str, str], tuple[str, s
             f"{path}: a line is '{shown(' '.join(row))}'; expected PERSON N M for two images of a person, or "
             "PERSON N OTHER M for two people"
         )
-    if long := next((person for person in people if len(person.encode()) > MAX_NAME), None):
-        raise DataError(
-            f"{path}: names the person '{shown(long)}', which is {counted(len(long.encode()), 'byte')} long; expected "
-            f"at most {MAX_NAME}"
-        )
     return people, numbers
 
 
 def _rfw_name(images: Path, subject: str, person: str, number: int) -> str:
     names = [f"{subject}/{person}_{number:04d}{suffix}" for suffix in SUFFIXES]
-    return next((name for name in names if (images / name).is_file()), names[0])
+    return next((name for name in names if is_listed_file(images / name)), names[0])
 
 
 def _load_bfw(path: Path, images: Path, folds: int, fold_kind: FoldKind) -> FilePairs:

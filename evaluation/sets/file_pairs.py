@@ -14,7 +14,7 @@ from evaluation.groups.group_file import GroupFile
 from evaluation.sets.pair_set import PairSet
 from facekd.data.pair_packs.pair_pack import decode_images
 from facekd.errors import DataError, InputError
-from facekd.files.reading import sha256_of_file
+from facekd.files.reading import is_listed_file, sha256_of_file
 from facekd.images.image_files import read_named_image
 from facekd.utils.foreign import some_of
 from facekd.utils.text_arrays import text_array
@@ -189,11 +189,11 @@ class ListedPairs:
         numbers: dict[str, int] = {}
         image_of = np.array([numbers.setdefault(name, len(numbers)) for name in self.names])
         found = [(images / name) for name in numbers]
-        missing = [name for name, file in zip(numbers, found, strict=True) if not file.is_file()]
+        missing = [name for name, file in zip(numbers, found, strict=True) if not is_listed_file(file)]
         if missing:
             raise DataError(
                 f"{path}: {len(missing):,} of the {counted(len(numbers), 'image')} that its pairs name "
-                f"{agreeing(len(missing), 'is', 'are')} missing in {images}: {some_of(missing, 5)}"
+                f"{agreeing(len(missing), 'is', 'are')} missing in {images}: {some_of(missing)}"
             )
         try:
             chosen = choose_folds(is_same, folds, np.unique(self.folds, return_inverse=True)[1], fold_kind)

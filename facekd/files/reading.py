@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import hashlib
 import json
 import os
@@ -50,6 +51,20 @@ def require_regular_file(path: str | os.PathLike[str]) -> None:
     named = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFREG: "a file of the kernel"}
     kind = named.get(stat.S_IFMT(mode), "a device")
     raise DataError(f"{name}: is {kind}, and a file is needed; write what comes out of it into a file, and give that")
+
+
+def is_listed_file(path: Path) -> bool:
+    """Tells whether a name that a list gives is that of a file; a name too long for the file system is none.
+
+    Raises:
+        OSError: it cannot be looked up, such as in a folder without permission.
+    """
+    try:
+        return path.is_file()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
 
 
 @cache

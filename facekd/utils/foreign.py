@@ -24,8 +24,9 @@ def shown(text: object, longest: int = LONGEST_NAME) -> str:
 
 
 def some_of(names: Collection[Any], most: int = 3) -> str:
-    """Lists the first few of some names of a stranger's file, for messages."""
-    listed = ", ".join(shown(name) for name in itertools.islice(names, most))
+    """Lists the first few of some names of a stranger's file, for messages; the more, the shorter each."""
+    longest = min(LONGEST_NAME, 3 * LONGEST_NAME // most)
+    listed = ", ".join(shown(name, longest) for name in itertools.islice(names, most))
     return listed + (", ..." if len(names) > most else "") if names else "none"
 
 

@@ -123,8 +123,12 @@ def test_what_is_wrong_in_a_layout_is_named(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"Asian_pairs\.txt: a line is"):
             load_race_layout(tmp_path / "RFW", None, 2, "auto")
     pairs.write_text("m" * 300 + "\t1\t2\n")  # a name that no file can have
-    with pytest.raises(DataError, match=r"Asian_pairs\.txt: names the person .* 300 bytes"):
+    with pytest.raises(DataError, match=r"2 of the \d+ images that its pairs name are missing in .*: Asian/m{60,}"):
         load_race_layout(tmp_path / "RFW", None, 2, "auto")
+    table = write_bfw(tmp_path / "BFW")
+    table.write_text(table.read_text().replace("/1_01.png", "/1_01" + "_" * 300 + ".png", 1))
+    with pytest.raises(DataError, match=r"1 of the \d+ images that its pairs name is missing in .*: .*____"):
+        load_race_layout(table, None, 2, "auto")
 
 
 @pytest.mark.parametrize(
