@@ -15,6 +15,7 @@ JFIF_SEGMENT, SEQUENTIAL_FRAMES, WHOLE_BLOCKS = 0xE0, (0xC0, 0xC1, 0xC9), bytes(
 APPLICATION_SEGMENTS, EXIF_SEGMENT, COMMENT_SEGMENT = range(0xE0, 0xF0), 0xE1, 0xFE
 # A frame's header states the size; the three numbers left out of this range mean tables and an extension.
 FRAME_SEGMENTS = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
+NUM_CHANNELS = 9  # the place in such a segment that says how many channels there are
 # Where Adobe's segment says how colours are transformed, and the numbers that mean something, by channels: none, and
 # YCbCr or YCCK.
 ADOBE_SEGMENT, ADOBE_TRANSFORM, ADOBE_TRANSFORMS = 0xEE, 15, {3: (0, 1), 4: (0, 2)}
@@ -109,9 +110,9 @@ def _first_scan_is_whole(data: bytes | bytearray | memoryview) -> bool:
     channels = 0  # of the first frame, if it is not progressive
     for marker, position in jpeg_segments(data):
         if marker in FRAME_SEGMENTS:
-            if marker not in SEQUENTIAL_FRAMES or channels or position + 9 >= len(data):
+            if marker not in SEQUENTIAL_FRAMES or channels or position + NUM_CHANNELS >= len(data):
                 return False
-            channels = data[position + 9]
+            channels = data[position + NUM_CHANNELS]
         elif marker == START_OF_SCAN:
             return channels > 0 and data[position + 4 : position + 5] == bytes([channels])
     return False
@@ -151,8 +152,8 @@ def with_usual_head(data: bytes | bytearray | memoryview) -> bytes:
             segment[9:10] = b"\1"
         if marker == ADOBE_SEGMENT and segment[4:9] == b"Adobe" and len(segment) > ADOBE_TRANSFORM:
             adobe = segment
-        if marker in FRAME_SEGMENTS and length >= 8:
-            num_channels = segment[9]
+        if marker in FRAME_SEGMENTS and len(segment) > NUM_CHANNELS:
+            num_channels = segment[NUM_CHANNELS]
         is_sequential |= marker in SEQUENTIAL_FRAMES
         if marker == START_OF_SCAN:
             if is_sequential and length >= 6:

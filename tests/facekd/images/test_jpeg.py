@@ -145,6 +145,15 @@ def test_bytes_that_look_like_scans_elsewhere_are_not_counted():
         np.testing.assert_array_equal(decode_rgb(odd), decode_rgb(data))
 
 
+@pytest.mark.parametrize("name", ["padded", "of a later Adobe", "progressive", "cmyk"])
+def test_wherever_it_is_cut_it_is_refused_by_a_sentence(name):
+    data = jpegs()[name]
+    for length in range(2, data.index(b"\xff\xda") + 12):
+        for end in (b"", END):
+            with pytest.raises(ImageError, match=r"JPEG|image"):
+                decode_rgb(data[:length] + end)
+
+
 @pytest.mark.parametrize("name", ["padded", "of a later JFIF", "of a later Adobe", "without spectrum"])
 def test_what_is_wrong_with_the_head_is_put_right_and_does_not_hide_damage_behind_it(name):
     odd, usual = jpegs()[name], saved(picture(), "JPEG")
