@@ -75,6 +75,12 @@ def read_array(stream: IO[bytes], num_bytes: int, mmap_mode: Literal["r"] | None
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"format {version[0]}.{version[1]}; expected 1.0 or 2.0")
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    if version == (2, 0):  # numpy takes the memory for as long a header as these four bytes say
+        start = stream.tell()
+        length = int.from_bytes(stream.read(4), "little")
+        stream.seek(start)
+        if length > num_bytes:
+            raise ValueError(f"a header of {counted(length, 'byte')}; the file has {num_bytes:,}")
     shape, is_fortran, dtype = read_header(stream)
     # What it states, before memory is taken: values without bytes can be any number of them.
     count, left = math.prod(shape), num_bytes - stream.tell()

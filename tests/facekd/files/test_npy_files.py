@@ -72,6 +72,7 @@ STATED = [
     (header("<f4", (10**12,)), "takes 4,000,000,000,000 bytes, and 0 are there"),
     (header("<f4", (2**62, 4)), "takes 73,786,976,294,838,206,464 bytes, and 0 are there"),
     (header("<f4", (2**62, 4), 2), "and 0 are there"),
+    (b"\x93NUMPY\2\0\xff\xff\xff\xff{}", r"a header of 4,294,967,295 bytes; the file has 14"),
     (header("|O", (1,)), "could run code"),
     (header("<f4", (1,), 3), r"format 3\.0; expected 1\.0 or 2\.0"),
 ]
