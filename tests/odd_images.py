@@ -169,6 +169,8 @@ def refused_others() -> dict[str, bytes]:
         },
         "bmp": b"BM" + struct.pack("<IHHIIiiHH", 600, 0, 0, 54, 40, side, -side, 1, 24) + bytes(500),
         "ppm": b"P6 %d %d 255\n" % (side, side) + bytes(100),
+        "pgm of 12 bits": b"P5 4 4 # of a sensor\n4095\n" + bytes(32),
+        "ppm of 2 values": b"P6\n4\n4\n1\n" + bytes(48),
         "hdr": b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 4 +X 4\n" + bytes(64),
         "pfm": b"PF\n4 4\n-1.0\n" + bytes(192),
         "pam": b"P7\nWIDTH 4\nHEIGHT 4\nDEPTH 3\nMAXVAL 255\nTUPLTYPE RGB\nENDHDR\n" + bytes(48),

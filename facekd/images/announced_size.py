@@ -7,6 +7,7 @@ some hundred pixels, even if they are of one colour.
 from __future__ import annotations
 
 import io
+import re
 import struct
 from collections.abc import Iterator
 
@@ -21,6 +22,9 @@ PNG_PART_BYTES = 12  # of a part beside its content
 # Formats of other images, by Pillow's names. Only those are decoded whose header Pillow reads; floating-point pixels
 # (HDR, PFM, EXR), which OpenCV would take, are not among them.
 OTHER_FORMATS = ("BMP", "GIF", "WEBP", "TIFF", "JPEG2000", "PPM", "SUN")
+# Grey or colour, as text (2, 3) or bytes (5, 6): width, height and the largest value, parted by blanks and comments.
+PNM_HEAD = re.compile(rb"P([2356])" + rb"(?:\s|#[^\n]*\n)+(\d+)" * 3)
+PNM_LARGEST = (255, 65535)  # OpenCV takes the bytes of others as if they were one of these
 TIFF_TILE = frozenset({322, 323})  # the tags of its width and height
 # So many pixels are always read: 100 MB of RGB. Beyond that, an image needs a byte for each 1,000.
 ALWAYS_READ_PIXELS, PIXELS_PER_BYTE = 2**25, 1000
@@ -40,6 +44,7 @@ def check_announced_size(data: bytes | bytearray | memoryview) -> None:
     """
     if data[:8] == PNG_START:
         _check_png_parts(data)
+    _check_pnm_depth(data)
     width, height = _announced_size(data)
     if width * height <= 0 and not is_heif(data):  # where no size is found of those, nor will their decoder find one
         raise ImageError(_explain_no_size(data))
@@ -57,6 +62,22 @@ def explain_undecodable(data: bytes | bytearray | memoryview) -> str:
     """Returns that these bytes are no image, and what they seem to be instead."""
     found = _guess_content(bytes(data[:100]))
     return f"its {counted(len(data), 'byte does', 'bytes do')} not decode as an image ({found})"
+
+
+def _check_pnm_depth(data: bytes | bytearray | memoryview) -> None:
+    """Refuses a PGM or PPM whose values would be taken for others: 12 bits a pixel would come out nearly black.
+
+    Raises:
+        ImageError: see above.
+    """
+    if (head := PNM_HEAD.match(data)) is None:
+        return
+    kind, largest = int(head[1]), int(head[4][:9])
+    if largest not in PNM_LARGEST and not (kind in (2, 3) and largest < PNM_LARGEST[0]):
+        raise ImageError(
+            f"its values go up to {largest:,}, and of a PGM or PPM only those up to 255 or 65,535 are read: write it "
+            "again with 8 bits a value, such as by `magick IN -depth 8 OUT.png`"
+        )
 
 
 def _check_png_parts(data: bytes | bytearray | memoryview) -> None:
