@@ -46,12 +46,14 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 quickstart: install
 	$(BIN)/facekd quickstart
 
-# One thread a worker: torch's own threads on top of the test workers only get in each other's way.
+# One thread a worker: torch's own threads on top of the test workers only get in each other's way. And bytecode is
+# written, whatever the environment says: some hundred processes that the tests start would each compile facekd anew.
+FOR_TESTS := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
+	$(FOR_TESTS) $(BIN)/pytest -n auto --dist worksteal
 
 test-slow: install
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal --runslow
+	$(FOR_TESTS) $(BIN)/pytest -n auto --dist worksteal --runslow
 
 # mxnet's last release needs numpy < 1.24, which has wheels up to Python 3.11: name one by MXNET_PYTHON if need be.
 .venv-mxnet/.installed:
