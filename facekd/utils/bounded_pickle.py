@@ -130,16 +130,13 @@ def _load_item(unpickler: Any) -> None:
     _PLAIN[pickle.SETITEM[0]](unpickler)
 
 
-def _load_items(unpickler: Any) -> None:
-    for key in unpickler.stack[::2]:  # since the last mark
-        check_key(key)
-    _PLAIN[pickle.SETITEMS[0]](unpickler)
+def _checking_keys(load: Load) -> Load:
+    def check_and_load(unpickler: Any) -> None:
+        for key in unpickler.stack[::2]:  # since the last mark
+            check_key(key)
+        load(unpickler)
 
-
-def _load_dict(unpickler: Any) -> None:
-    for key in unpickler.stack[::2]:
-        check_key(key)
-    _PLAIN[pickle.DICT[0]](unpickler)
+    return check_and_load
 
 
 def _load_number(unpickler: Any) -> None:
@@ -170,8 +167,7 @@ _PLAIN: dict[int, Load] = pickle._Unpickler.dispatch
 _TABLE: dict[int, Load] = {
     **_PLAIN,
     pickle.SETITEM[0]: _load_item,
-    pickle.SETITEMS[0]: _load_items,
-    pickle.DICT[0]: _load_dict,
+    **{code: _checking_keys(_PLAIN[code]) for code in pickle.SETITEMS + pickle.DICT},
     pickle.LONG1[0]: _load_number,
     pickle.INT[0]: _load_digits,
     pickle.LONG[0]: _load_digits,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.faults.commands import MEASURE, PEOPLE, SMALL, environment
@@ -51,6 +53,21 @@ CLASSIFIER = (
     "--data.image_size 32 --data.workers 0 --device cpu --backbone.name resnet8x4 --backbone.embedding_size 256 "
     "--head.kind linear --images 16 --global_batch_size 8 --log_every_images 8 --tensorboard false"
 )
+
+
+def work_and_names(doc: str | None, names: str, argv: Sequence[str] | None) -> tuple[Path, list[str]]:
+    """Parses the words of a check: a folder to work in, and names of what to check.
+
+    Args:
+        doc: what the check does, for `--help`.
+        names: what the names are, and what goes without any, for `--help`.
+        argv: the words; those of the process if None.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder for inputs and attempts")
+    parser.add_argument("names", nargs="*", help=names)
+    arguments = parser.parse_args(argv)
+    return arguments.work.resolve(), arguments.names
 
 
 def prepare_inputs(folder: Path) -> Path:

@@ -9,13 +9,12 @@ succeeds, its results are those of an undisturbed run.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 
 from tests.faults.commands import COMMANDS, Command
 from tests.faults.contents import differences
-from tests.faults.inputs import prepare_inputs
+from tests.faults.inputs import prepare_inputs, work_and_names
 from tests.faults.two_runs import results_of, start, undisturbed, wait
 
 OTHERS = b"This belongs to somebody else."
@@ -59,16 +58,12 @@ def check(command: Command, work: Path, inputs: Path) -> Iterator[tuple[str, str
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Checks the commands that are named, or all that are quick; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="folder for inputs and attempts")
-    parser.add_argument("names", nargs="*", help="commands; default: all that are quick")
-    arguments = parser.parse_args(argv)
-    work: Path = arguments.work.resolve()
+    work, chosen = work_and_names(__doc__, "commands; default: all that are quick", argv)
     inputs = prepare_inputs(work / "inputs")
     # What begins over older results finds files of its own there.
     quick = [name for name, command in COMMANDS.items() if not (command.expensive or command.over)]
     failed = 0
-    for name in arguments.names or quick:
+    for name in chosen or quick:
         for place, said in check(COMMANDS[name], work, inputs):
             failed += not said.startswith("ok: ")
             print(f"{name}\t{place}\t{said}", flush=True)

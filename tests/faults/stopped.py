@@ -9,7 +9,6 @@ again gives the results of an undisturbed run.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import os
 import signal
@@ -22,7 +21,7 @@ from pathlib import Path
 
 from tests.faults.commands import COMMANDS, Command, environment
 from tests.faults.contents import differences
-from tests.faults.inputs import prepare_inputs
+from tests.faults.inputs import prepare_inputs, work_and_names
 from tests.faults.two_runs import LONGEST, Ended, results_of, start, undisturbed, wait
 
 SECONDS_OF_A_STOP = 3.0
@@ -159,16 +158,12 @@ def check(scenario: Scenario, work: Path, inputs: Path, expected: dict[str, str]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the scenarios whose names begin with a word given, or all; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="folder for inputs and attempts")
-    parser.add_argument("names", nargs="*", help="beginnings of the names of scenarios; default: all")
-    arguments = parser.parse_args(argv)
-    work: Path = arguments.work.resolve()
+    work, chosen = work_and_names(__doc__, "beginnings of the names of scenarios; default: all", argv)
     inputs = prepare_inputs(work / "inputs")
     failed = 0
     alone: dict[str, dict[str, str]] = {}  # the undisturbed results of each command
     for name, scenario in SCENARIOS.items():
-        if not arguments.names or name.startswith(tuple(arguments.names)):
+        if not chosen or name.startswith(tuple(chosen)):
             command = scenario.command
             if command.words not in alone:
                 alone[command.words] = undisturbed(command, work / "stopped" / "attempt", inputs)[0]

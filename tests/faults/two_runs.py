@@ -8,7 +8,6 @@ are those of an undisturbed run. A second run that starts after the first has en
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from pathlib import Path
 
 from tests.faults.commands import COMMANDS, Command, environment
 from tests.faults.contents import contents_of, differences
-from tests.faults.inputs import prepare_inputs
+from tests.faults.inputs import prepare_inputs, work_and_names
 
 SHARES = (0.0, 0.4, 0.8)  # of the time of one run, after which the second starts
 LONGEST = 900.0  # seconds that any run may take
@@ -141,15 +140,11 @@ def mixed(found: dict[str, str], wanted: list[dict[str, str]]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Checks the commands that are named, or all that are quick; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="folder for inputs and attempts")
-    parser.add_argument("names", nargs="*", help="commands; default: all that are quick, then pairs of different ones")
-    arguments = parser.parse_args(argv)
-    work: Path = arguments.work.resolve()
+    work, chosen = work_and_names(__doc__, "commands; default: all that are quick, then pairs of different ones", argv)
     inputs = prepare_inputs(work / "inputs")
-    names = arguments.names or [name for name, command in COMMANDS.items() if not command.expensive]
+    names = chosen or [name for name, command in COMMANDS.items() if not command.expensive]
     pairs = [(name, name) for name in names if name in COMMANDS]
-    pairs += [pair for pair in CONTENDERS if not arguments.names or "+".join(pair) in arguments.names]
+    pairs += [pair for pair in CONTENDERS if not chosen or "+".join(pair) in chosen]
 
     # Each pair at several moments of the first run.
     alone: dict[str, tuple[dict[str, str], float]] = {}

@@ -11,7 +11,6 @@ Root may do anything, so the commands are started without that privilege, by `se
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import subprocess
@@ -22,7 +21,7 @@ from pathlib import Path
 
 from tests.faults.commands import COMMANDS, Command, environment
 from tests.faults.contents import differences
-from tests.faults.inputs import prepare_inputs
+from tests.faults.inputs import prepare_inputs, work_and_names
 from tests.faults.two_runs import LONGEST, Ended, results_of, undisturbed
 
 PRIVILEGES = "-dac_override,-dac_read_search"
@@ -134,18 +133,14 @@ def check(command: Command, work: Path, inputs: Path) -> Iterator[tuple[str, str
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Checks the commands that are named, or all that are quick; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="folder for inputs and attempts")
-    parser.add_argument("names", nargs="*", help="commands; default: all that are quick")
-    arguments = parser.parse_args(argv)
-    work: Path = arguments.work.resolve()
+    work, chosen = work_and_names(__doc__, "commands; default: all that are quick", argv)
     original = prepare_inputs(work / "inputs")
     inputs = work / "unreadable-inputs"  # a copy, because permissions are changed
     if inputs.exists():  # a run that was killed may have left some without permissions
         subprocess.run(["chmod", "-R", "u+rwX", str(inputs)], check=True)
         shutil.rmtree(inputs)
     shutil.copytree(original, inputs)
-    names = arguments.names or [name for name, command in COMMANDS.items() if not command.expensive]
+    names = chosen or [name for name, command in COMMANDS.items() if not command.expensive]
     failed = 0
     for name in names:
         for scenario, said in check(COMMANDS[name], work / "unreadable", inputs):
