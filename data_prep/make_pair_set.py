@@ -15,7 +15,7 @@ from data_prep.pairs.published_lists import LAYOUTS, read_pair_list, subject_of
 from data_prep.pairs.sampling import all_pairs, sample_pairs
 from data_prep.photographs.photos import find_photos
 from data_prep.sources.encoded_images import prepare_image
-from data_prep.sources.image_lists import list_folder
+from data_prep.sources.image_lists import check_name, list_folder
 from facekd.commands.command_line import IMAGE_SIDE, JPEG_QUALITY, SEED, THREADS, CommandParser, whole_number
 from facekd.commands.places import claimed_files
 from facekd.data.pair_packs.npz_file import write_native_pair_pack
@@ -95,6 +95,8 @@ def _make_pair_set(arguments: argparse.Namespace, names_path: Path) -> int:
 
     # Choose the pairs, then leave out those whose images cannot be used.
     chosen = _sample(arguments) if arguments.pairs is None else _listed(arguments)
+    for name in {name for pair in chosen.names for name in pair} if chosen.subjects is not None else ():
+        check_name(name)
     if not (arguments.force or arguments.output.exists()):
         _refuse_list_of_others(names_path, chosen)
     images, bad = _read_images(arguments, sorted({name for pair in chosen.names for name in pair}))

@@ -180,13 +180,13 @@ def check_one_label(images: list[ListedImage], source: Path) -> list[ListedImage
 
 
 def check_name(name: str) -> None:
-    """Refuses a name that an `.lst` cannot hold.
+    """Refuses a name that a list of names cannot hold, such as an `.lst`.
 
     Raises:
         DataError: the name has a tab or a line break.
     """
     if any(character in name for character in "\t\n\r"):
-        raise DataError(f"'{shown(name)}': names with tabs or line breaks do not fit a .lst; rename the image")
+        raise DataError(f"'{shown(name)}': names with tabs or line breaks do not fit a list; rename the image")
 
 
 def renumber(images: list[ListedImage]) -> list[ListedImage]:

@@ -93,7 +93,7 @@ def test_a_name_that_no_list_can_hold_is_refused_or_passed_over(
     write(tmp_path / "faces", "Ada/1.jpg")
     write(tmp_path / "faces", f"Ada/{name}", 1)
     status, _, err = run(verb.main, tmp_path / "faces", tmp_path / "out", *options)
-    assert status == 2 and f"Ada/{name!r}"[5:-5] in err and "do not fit a .lst; rename the image" in err
+    assert status == 2 and f"Ada/{name!r}"[5:-5] in err and "do not fit a list; rename the image" in err
     status, out, _ = run(verb.main, tmp_path / "faces", tmp_path / "out", *options, "--on-bad-record", "skip")
     assert status == 0 and out.rstrip().endswith("1 skipped")
     assert open_record_pack(tmp_path / "out").num_images == 1

@@ -340,3 +340,14 @@ def test_folds_left_with_one_kind_are_said(faces: Path, tmp_path: Path, run: Run
     arguments = (faces, tmp_path / "x.npz", "--pairs", tmp_path / "pairs.txt", "--on-missing", "drop")
     status, _, err = run(make_pair_set.main, *arguments)
     assert status == 0 and "1 of 2 folds holds one kind of pair only, the first fold 2 (0 genuine, 2 impostor)" in err
+
+
+@pytest.mark.parametrize("name", ["tab\there", "line\nbreak"])
+def test_a_name_that_the_list_of_who_is_compared_cannot_hold_is_refused(
+    faces: Path, tmp_path: Path, run: Run, name: str
+) -> None:
+    shutil.copytree(faces, tmp_path / "faces")
+    (tmp_path / "faces" / "Bob").rename(tmp_path / "faces" / name)
+    status, _, err = run(make_pair_set.main, tmp_path / "faces", tmp_path / "all.bin", "--sample", "all", "--folds", 2)
+    assert status == 2 and "do not fit a list; rename the image" in err and repr(name)[1:-1] in err
+    assert not (tmp_path / "all.bin").exists()

@@ -190,7 +190,7 @@ class RecordPackWriter:
                 key=key,
             )
         if any(character in name for character in "\t\n\r"):
-            raise RecordError(f"{self.rec_path}: {name!r}: names with tabs or line breaks do not fit a .lst", key=key)
+            raise RecordError(f"{self.rec_path}: {name!r}: names with tabs or line breaks do not fit a list", key=key)
         if self.layout == "insightface":
             self._check_order(label, key, name)
             payload = pack(Header(2, np.array([label, 1], dtype=np.float32), key, 0), image_bytes)
