@@ -18,11 +18,11 @@ import numpy as np
 from facekd.errors import DataError
 from facekd.files.reading import read_text_file, sha256_of_file
 from facekd.files.unchanged import unchanged
+from facekd.results.contradictions import MAX_GROUPS
 from facekd.utils.foreign import shown, some_of
 from facekd.utils.wording import agreeing, counted
 
 KEYS = ("person", "image", "template")
-MAX_GROUPS = 64  # a matrix of more cells is no longer read by anybody
 EXPECTED = "expected a first line such as person,sex,region and then a line for each person (or image)"
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 PAGE = "groups.html"
 RATES = ("fmr", "fnmr")
+MOST_PICTURES = 32  # of a page; each takes a fifth of a second or more
 MEASURE_NAMES = {
     "worst_ratio": "worst rate / best rate",
     "geometric_mean_ratio": "worst rate / geometric mean",
@@ -53,7 +54,8 @@ def write_groups_page(folder: Path, result: Mapping[str, Any], title: str) -> No
         title=f"{title}, by group",
         protocol=result["protocol"]["text"],
         source=f"{groups['path']} (by {groups['key']})",
-        attributes=[_attribute(one) for one in groups["attributes"]],
+        attributes=_attributes(groups["attributes"]),
+        num_left_out=max(sum(len(one["points"]) for one in groups["attributes"]) - MOST_PICTURES, 0),
         command=result.get("command") or "",
         assumptions=[text] if (text := describe_assumptions(result.get("model"))) else [],
         next=[
@@ -126,7 +128,16 @@ def pairs_table(point: Mapping[str, Any]) -> Table:
     return Table("", ["group", "with", *names], rows)
 
 
-def _attribute(attribute: Mapping[str, Any]) -> dict[str, Any]:
+def _attributes(attributes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns what the page shows of each attribute; the first points of all get a picture."""
+    shown_ones, num_pictures = [], 0
+    for one in attributes:
+        shown_ones.append(_attribute(one, MOST_PICTURES - num_pictures))
+        num_pictures += len(one["points"])
+    return shown_ones
+
+
+def _attribute(attribute: Mapping[str, Any], num_pictures: int) -> dict[str, Any]:
     return {
         "name": attribute["name"],
         "notes": [*attribute["notes"], *(f"Too little data: {sentence}." for sentence in attribute["thin"])],
@@ -137,9 +148,9 @@ def _attribute(attribute: Mapping[str, Any]) -> dict[str, Any]:
                 "own": own_table(point),
                 "differentials": differentials_table(point),
                 "pairs": pairs_table(point),
-                "picture": chart(_heat_map(attribute, point), CAPTION),
+                "picture": chart(_heat_map(attribute, point), CAPTION) if number < num_pictures else None,
             }
-            for point in attribute["points"]
+            for number, point in enumerate(attribute["points"])
         ],
     }
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from evaluation.ijb.image_names import require_inside
 from evaluation.ijb.template_rows import TemplateRows, distinct_ids
 from evaluation.ijb.text_files import read_named_numbers, read_pairs, read_template_subjects
 from facekd.errors import DataError
@@ -32,7 +33,7 @@ from facekd.utils.wording import agreeing, counted
 
 __all__ = ["TARGETS", "DataError", "IjbProtocol", "SubjectTemplates", "Target", "load_protocol"]
 
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -236,6 +237,8 @@ def _parse(files: Mapping[str, Path]) -> tuple[dict[str, Any], dict[str, np.ndar
         listed, values = read_named_numbers(files["points"], 11, np.float64)
         face_names, ids = read_named_numbers(files["faces"], 2, np.int64)
         first, second, is_same = read_pairs(files["pairs"])
+    for role, own in (("points", listed), ("faces", face_names)):
+        require_inside(own, files[role])
     # Images: the template list names them, the list of landmarks describes them.
     arrays: dict[str, np.ndarray] = {}
     images, names, remarks = _join_names(listed, values, face_names, files["faces"])

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from facekd.utils.bounded_pickle import FREE_OBJECTS, BoundedUnpickler, RefusedError, bounded_dispatch, check_key
+from facekd.utils.foreign import MAX_DIMENSIONS
 from facekd.utils.wording import counted
 
 LARGEST_PICKLE = 32 << 20  # bytes; the pickle of a network has 0.1 MB, and long lists are kept outside
@@ -170,7 +171,7 @@ class PickleScan(BoundedUnpickler):
     def _tensor(self, storage: Any, offset: Any, sizes: Any, strides: Any, *_: Any) -> _Tensor:
         """Checks that a tensor lies within its storage, and counts its bytes."""
         places = (offset, *sizes, *strides)
-        if not isinstance(storage, _Storage) or len(sizes) != len(strides) or len(sizes) > 64:
+        if not isinstance(storage, _Storage) or len(sizes) != len(strides) or len(sizes) > MAX_DIMENSIONS:
             raise RefusedError("a tensor has no storage, or no shape")
         if not all(type(number) is int and 0 <= number < 2**62 for number in places):
             raise RefusedError("a tensor has a size, a stride or an offset that is no whole number from 0 on")

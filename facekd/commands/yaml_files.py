@@ -148,7 +148,9 @@ def _note_key(section: _Open, event: Any, is_checked: bool) -> None:
 
 
 def _check_scalar(loader: Any, event: Any, text: str, num_outer: int) -> None:
-    """Refuses a long number, and a text that is YAML beyond the limits; short ones cannot be."""
+    """Refuses a long number, a zero, and a text that is YAML beyond the limits; short ones cannot be."""
+    if "\0" in event.value:
+        raise _refusal("a text with the character of code 0, which no name of a file has", event)
     if len(event.value) <= MAX_DEPTH:
         return
     tag = event.tag or loader.resolve(yaml.ScalarNode, event.value, event.implicit)

@@ -19,6 +19,7 @@ from facekd import __version__
 from facekd.embedder import Embedder
 from facekd.errors import DataError, ModelError
 from facekd.files.npy_files import read_npz
+from facekd.files.reading import require_regular_file
 from facekd.files.writing import opened
 from facekd.images.preprocessing import Preprocessing
 from facekd.utils.foreign import reading, shown
@@ -132,7 +133,12 @@ def read_gallery(path: str | os.PathLike[str]) -> Gallery:
 
 
 def is_gallery(path: Path) -> bool:
-    """Tells whether a file looks like a gallery, by the names in its archive; whether it is whole shows on reading."""
+    """Tells whether a file looks like a gallery, by the names in its archive; whether it is whole shows on reading.
+
+    Raises:
+        DataError: it is a named pipe or a device, at which opening could wait for ever.
+    """
+    require_regular_file(path)
     try:
         with zipfile.ZipFile(path) as archive:
             return {"about.npy", "embeddings.npy"} <= {*archive.namelist()}

@@ -24,7 +24,7 @@ import numpy as np
 from facekd.errors import DataError
 from facekd.files.reading import require_regular_file
 from facekd.files.writing import atomic_open
-from facekd.utils.foreign import reading, shown
+from facekd.utils.foreign import MAX_DIMENSIONS, reading, shown
 from facekd.utils.wording import counted
 
 MAGIC = b"facekda2"
@@ -104,6 +104,8 @@ def open_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str,
 def _array_at(path: Path, name: str, content: np.ndarray, place: Mapping[str, Any]) -> np.ndarray:
     """Returns the array at a place that the header describes, as a view of the bytes behind the header."""
     dtype, shape = np.dtype(place["dtype"]), tuple(place["shape"])
+    if len(shape) > MAX_DIMENSIONS:
+        raise DataError(f"{path}: describes {shown(name)} with {counted(len(shape), 'dimension')}, as no array has")
     begin, count = place["offset"], math.prod(shape)
     end = begin + dtype.itemsize * count
     if dtype.hasobject or not 0 <= begin <= end <= len(content) or (count and not dtype.itemsize):

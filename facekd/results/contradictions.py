@@ -13,6 +13,7 @@ from facekd.results.shape import ROUNDING
 from facekd.utils.foreign import shown
 from facekd.utils.wording import counted
 
+MAX_GROUPS = 64  # of an attribute: a matrix of more cells is no longer read by anybody
 COSINE_ROUNDING = 1e-4  # of embeddings in float32, and of a threshold just above the highest cosine
 
 
@@ -53,10 +54,12 @@ def problem_of_galleries(galleries: Mapping[str, Mapping[str, Any]]) -> str | No
 def problem_of_attribute(attribute: Mapping[str, Any]) -> str | None:
     """Looks for the rates of each group, within itself and at its own threshold, at every operating point."""
     names = [group["name"] for group in attribute["groups"]]
+    if len(names) > MAX_GROUPS:  # the page draws every group against every other
+        return f"has {counted(len(names), 'group')}, and at most {MAX_GROUPS} are compared"
     for number, point in enumerate(attribute["points"]):
         if [entry["group"] for entry in point["groups"]] != names:
             return f"has other groups at points[{number}] than in its list"
-        pairs = [(pair["first"], pair["second"]) for pair in point["pairs"]]
+        pairs = {(pair["first"], pair["second"]) for pair in point["pairs"]}
         if unknown := {name for pair in pairs for name in pair} - set(names):
             return f"has pairs of a group that is not in its list: {shown(min(unknown))}"
         if missing := [name for name in names if (name, name) not in pairs]:

@@ -15,7 +15,7 @@ from facekd.files.reading import read_json
 from facekd.files.result_folder import MARK, is_unfinished
 from facekd.results.kept_scores import check_curves
 from facekd.results.schema import IJB_FORMAT, LFW_FORMAT, PROTOCOL_FORMAT
-from facekd.results.shape import ROUNDING
+from facekd.results.shape import MAX_NUMBER, MIN_SHARE, ROUNDING
 from facekd.utils.foreign import shown
 
 NEWEST_VERSION = 1
@@ -90,11 +90,19 @@ def _check_kinds(path: Path, curves: dict[str, np.ndarray], closed: set[str]) ->
     `closed` names the arrays that may be absent.
     """
     for name, array in curves.items():
-        if array.dtype.kind not in "fiu" or array.ndim != 1 or not array.size or not np.isfinite(array).all():
+        is_sound = array.dtype.kind in "fiu" and array.itemsize <= 8 and array.ndim == 1 and array.size > 0
+        values = array.astype(np.float64) if is_sound else array
+        if not is_sound or not (np.abs(values) < MAX_NUMBER).all():  # what is no number is not
             raise DataError(f"{path}: {shown(name)} is {array.dtype} {array.shape}; expected finite numbers in a row")
         is_rate = name.startswith("cmc_") or name.endswith(("_far", "_tar", "_fpir", "_tpir"))
         if is_rate and not (array.min() >= -ROUNDING and array.max() <= 1 + ROUNDING):
             raise DataError(f"{path}: {shown(name)} is from {array.min():g} to {array.max():g}; expected shares")
+        if is_rate and ((values > 0) & (values < MIN_SHARE)).any():
+            raise DataError(f"{path}: {shown(name)} has a rate below {MIN_SHARE:g}, which no comparisons give")
+        has_edges = name == "histogram_edges"
+        if name.startswith("histogram_") and ((np.diff(values) if has_edges else values) < 0).any():
+            what = "edges that go back" if has_edges else "a count below 0"
+            raise DataError(f"{path}: {shown(name)} has {what}; run the evaluation again")
     # Curves are two arrays of one length, and histograms have an edge more than counts.
     sizes = {name: array.size for name, array in curves.items()}
     pairs = [("roc_far", "roc_tar", 0), ("map_person", "map_x", 0), ("map_person", "map_y", 0)]

@@ -35,6 +35,7 @@ INTERVAL = (NUMBER, NUMBER)
 SHARES = (SHARE, SHARE)
 
 MAX_NUMBER = 1e300  # figures multiply and subtract
+MIN_SHARE = 1 / MAX_NUMBER  # above 0: logarithms are drawn
 MAX_WHOLE = 2**63 - 1
 MAX_DEPTH = 40  # levels of lists and objects; results have about ten
 ROUNDING = 1e-9  # of a rate; counts are whole, so that any other difference is a real one
@@ -158,7 +159,7 @@ def _is(value: Any, kind: str) -> bool:
         return False
     if kind in (WHOLE, COUNT):
         return isinstance(value, int) and abs(value) <= MAX_WHOLE and (kind == WHOLE or value >= 0)
-    return kind == NUMBER or -ROUNDING <= value <= 1 + ROUNDING
+    return kind == NUMBER or -ROUNDING <= value <= 0 or MIN_SHARE <= value <= 1 + ROUNDING
 
 
 def _is_number(value: float) -> bool:

@@ -11,6 +11,7 @@ from typing import Literal
 
 from facekd.commands.config_files import path_field, require
 from facekd.errors import ConfigError
+from facekd.files.reading import require_regular_file
 
 CACHE_END = b"facekd teacher\n\n"  # the last bytes of every teacher cache
 
@@ -56,8 +57,13 @@ class TeacherConfig:
 
 
 def is_teacher_cache(path: str) -> bool:
-    """Tells whether a file ends as a teacher cache does; what cannot be read is none."""
+    """Tells whether a file ends as a teacher cache does; what cannot be read is none.
+
+    Raises:
+        DataError: it is a named pipe or a device, at which opening could wait for ever.
+    """
     try:
+        require_regular_file(Path(path).expanduser())
         with Path(path).expanduser().open("rb") as file:
             file.seek(-len(CACHE_END), 2)
             return file.read() == CACHE_END

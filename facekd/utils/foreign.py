@@ -16,6 +16,7 @@ from facekd.errors import DataError, FacekdError
 from facekd.utils.terminal import printable
 
 LONGEST_NAME = 200
+MAX_DIMENSIONS = 64  # of an array, as numpy has; the product of a million sizes takes minutes, of ten million hours
 
 
 def shown(text: object, longest: int = LONGEST_NAME) -> str:

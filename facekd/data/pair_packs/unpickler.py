@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from facekd.utils.bounded_pickle import BoundedUnpickler, bounded_dispatch
-from facekd.utils.foreign import shown
+from facekd.utils.foreign import MAX_DIMENSIONS, shown
 
 # An empty dictionary or set takes four times as much as an empty list. A pack has about eight building opcodes per
 # image, so the limit leaves room for tiny images, and keeps the memory below some 20 times the size of the file.
@@ -180,8 +180,8 @@ class ArrayStandIn:
             ValueError, TypeError, pickle.UnpicklingError, ...: the array is damaged.
         """
         shape, dtype, content = tuple(self.shape), self.dtype, self.content
-        if not all(type(length) is int for length in shape):
-            raise ValueError("its shape is no row of whole numbers")
+        if len(shape) > MAX_DIMENSIONS or not all(type(length) is int for length in shape):
+            raise ValueError(f"its shape is no row of up to {MAX_DIMENSIONS} whole numbers")
         if dtype.name in ("O", "O8", "object"):
             if not isinstance(content, list) or len(content) != math.prod(shape):
                 raise ValueError("an object array without its objects")

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from facekd.checkpoints.file_kinds import ONNX_FILE, describe_file
 from facekd.errors import ModelError
 from facekd.files.reading import require_regular_file, sha256_of_file
-from facekd.utils.foreign import shown
+from facekd.utils.foreign import MAX_DIMENSIONS, shown
 from facekd.utils.wording import agreeing, counted
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 MOST_BYTES = 2**31 - 1  # protocol buffers end here
 MOST_NODES = 50_000  # with functions written out; onnxruntime takes minutes for them, and models of faces have 2,000
 MOST_FIELDS = 2_000_000  # of a file, all that it says; 50,000 nodes have about a million
-MOST_DIMENSIONS = 64  # of a tensor; onnxruntime and numpy have no more
 # Functions hold hardly any data, and data beside a file belong to one tensor each: what is named again and again makes
 # a few bytes many. So all calls together, and all tensors, have at most so many times the bytes of the files, and some.
 MOST_TIMES, SMALL = 4, 1 << 26
@@ -292,7 +291,7 @@ class _DataBeside:
         """
         # The shape, which nobody has checked yet.
         name = f"tensor '{shown(tensor.name)}'" if tensor.name else "a tensor without a name"
-        if len(tensor.dims) > MOST_DIMENSIONS:
+        if len(tensor.dims) > MAX_DIMENSIONS:
             raise ModelError(f"{self._path}: damaged: {name} has {len(tensor.dims):,} dimensions; export it again")
         if any(size < 0 for size in tensor.dims):
             raise ModelError(f"{self._path}: damaged: {name} has a negative size; export it again")

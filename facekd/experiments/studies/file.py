@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from facekd.commands.suggestions import did_you_mean
 from facekd.errors import ConfigError
 from facekd.experiments.studies.config import FILES_MADE, SET_BY_STUDY, VERBS, Method, Pack, Study
 from facekd.experiments.studies.evaluation import CLASSIFICATION, PEOPLE, Evaluation
+from facekd.utils.foreign import shown
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 DESCRIPTION = "Trains methods x seeds on one data set under one protocol, and reports."
@@ -216,7 +218,7 @@ def make_study(file: StudyFile) -> Study:
         seeds=file.seeds,
         reference=_reference(file.reference, methods),
         base=flatten(file.base or {}),
-        prepare=file.prepare or (),
+        prepare=_prepare(file),
         packs=packs,
         evaluate={**evaluation.options, **_evaluate(file.evaluate, "evaluate", evaluation)},
         methods=methods,
@@ -227,6 +229,18 @@ def make_study(file: StudyFile) -> Study:
     _ = study.runs  # raises an error for unknown references and circles
     _check_budgets(study)
     return study
+
+
+def _prepare(file: StudyFile) -> tuple[str, ...]:
+    """Returns the commands to run first, which a shell could take apart."""
+    for number, command in enumerate(file.prepare or (), start=1):
+        try:
+            words = shlex.split(command)
+        except ValueError as error:
+            raise ConfigError(f"prepare {number} is '{shown(command)}': {str(error).lower()}") from error
+        if not words:
+            raise ConfigError(f"prepare {number} is empty: write a command without the word facekd, or leave it out")
+    return file.prepare or ()
 
 
 def _check_seeds(seeds: tuple[int, ...], where: str) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, BinaryIO, TypeGuard
 
+from facekd.files.reading import require_regular_file
 from facekd.files.temporaries import open_own_file
 from facekd.files.writing import atomic_open
 
@@ -77,11 +78,13 @@ def read_log(folder: str | Path, kind: str | None = None, numbers: Collection[st
         numbers: take only entries in which these keys hold numbers.
 
     Raises:
+        DataError: it is a named pipe or a device, which nothing might ever come out of.
         OSError: there is a log, and it cannot be opened.
     """
     path = Path(folder) / "log.jsonl"
     if not path.exists():
         return []
+    require_regular_file(path)
     entries = (_entry(line) for line in path.read_bytes().split(b"\n"))
     return [
         entry
@@ -122,10 +125,12 @@ def _drop_entries_after(path: Path, images_seen: int) -> int:
         The number of lines that hold no entry.
 
     Raises:
+        DataError: it is a named pipe or a device, which nothing might ever come out of.
         OSError: the log cannot be read or written.
     """
     if not path.exists():
         return 0
+    require_regular_file(path)
     *lines, last = path.read_bytes().split(b"\n")
     lines += [last] if _entry(last) else []
     entries = [_entry(line) for line in lines]

@@ -190,6 +190,16 @@ def test_a_read_only_set_is_kept_in_the_users_cache(tmp_path, monkeypatch):
         os.chmod(root / "meta", 0o755)  # noqa: PTH101
 
 
+@pytest.mark.parametrize("name", ["../../private.jpg", "/etc/private.jpg", "a/../../b.jpg", ".."])
+def test_names_that_lead_out_of_the_folder_are_refused(tmp_path, name):
+    layout = make_layout(1)
+    layout.names[3] = "1..2.jpg"  # a name like others
+    assert load_protocol(layout.write(tmp_path)).image_name(3) == "1..2.jpg"
+    layout.names[-1] = name
+    with pytest.raises(DataError, match=r"5pts_score\.txt: names the image .*, which leads out of"):
+        load_protocol(layout.write(tmp_path))
+
+
 def test_what_is_missing_is_said(tmp_path):
     root = make_layout(0).write(tmp_path / "release" / "IJBC")
     with pytest.raises(DataError, match=r"it is in .*IJBC, give that"):

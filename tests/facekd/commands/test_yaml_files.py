@@ -82,6 +82,7 @@ HOSTILE = {
     "a Python object": ("free: !!python/object/apply:os.system [true]\n", "line 1: has the tag .*os.system"),
     "another kind of value": ("values: !!set {a, b}\n", "has the tag .*:set"),
     "bytes": ("seed: " + "x" * 300_000, "has 300,006 bytes, and a configuration at most 256 KB"),
+    "a zero": (r'free: [{a: "b\0"}]' + "\n", "line 1: a text with the character of code 0"),
     "a key that the terminal obeys": (
         r'"[red]\e]0;x\a\u202e\ny": 1' + "\n",
         r"'\[red\]\\x1b\]0;x\\x07\\u202e\\ny' is no",

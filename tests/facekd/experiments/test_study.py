@@ -85,6 +85,15 @@ def test_variables_and_references_do_not_meet(tmp_path: Path, monkeypatch: pytes
     assert next(found for found in words if found[0] == "train")[2] == "${teacher}/x"  # the training expands it
 
 
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [("data synthesize --output 'x", "prepare 2 is 'data .*: no closing quotation"), ("", "prepare 2 is empty")],
+)
+def test_a_command_that_no_shell_could_take_apart_is_refused(tmp_path: Path, command: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_study(write(tmp_path, prepare=["doctor", command]))
+
+
 def test_a_folder_with_a_dollar_sign_reaches_every_verb_as_it_is(tmp_path: Path) -> None:
     study = load_study(write(tmp_path, output="a$$b", seeds=[0]))
     study.check_configs()

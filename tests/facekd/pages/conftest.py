@@ -63,6 +63,7 @@ VALUES: dict[str, dict[str, Any]] = {
         "next": NEXT,
         "protocol": HOSTILE,
         "source": HOSTILE,
+        "num_left_out": 1,
         "attributes": [
             {
                 "name": HOSTILE,

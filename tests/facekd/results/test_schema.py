@@ -29,6 +29,10 @@ POINT = {
     "reason": None,
 }
 GALLERY = {"tpir_at_fpir": [{"fpir": 0.1, "tpir": 0.5, "threshold": 0.3}], "rank": [{"rank": 1, "rate": 0.5}]}
+HISTOGRAM = {
+    "histogram_edges": np.array([0.0, 0.5, 1.0]),
+    **dict.fromkeys(("histogram_genuine", "histogram_impostor"), np.array([1, 2])),
+}
 RESULT = {
     "format": "facekd-ijb",
     "version": 1,
@@ -119,9 +123,14 @@ def test_a_result_says_what_is_wrong_in_it(change: dict[str, Any], message: str,
         {"roc_far": np.array([0.1, 1.0]), "roc_tar": np.array([-1e300, 1])},
         {"map_x": np.zeros(3), "map_y": np.zeros(3), "map_person": np.zeros(2)},
         {"map_person": np.zeros(2)},
+        # What matplotlib cannot draw, or would draw as something else.
+        {"roc_far": np.array([5e-324, 1.0]), "roc_tar": np.array([0.0, 1.0])},
+        {**HISTOGRAM, "histogram_edges": np.array([0, np.longdouble("1e4000"), np.longdouble("1e4001")])},
+        {**HISTOGRAM, "histogram_edges": np.array([0.5, 1.0, 0.0])},
+        {**HISTOGRAM, "histogram_genuine": np.array([3, -1])},
     ],
 )
 def test_curves_of_other_kinds_are_refused(arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
     np.savez(tmp_path / "curves.npz", **arrays)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(DataError, match=r"curves\.npz"):
-        read_curves(tmp_path, RESULT)
+    with pytest.raises(DataError, match=r"curves\.npz: (roc|histogram|cmc|map|dir)_"):
+        read_curves(tmp_path, {**RESULT, "identification": None, "tar_at_far": None})

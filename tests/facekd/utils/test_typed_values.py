@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Annotated, Any, Literal, TypedDict
 
 import pytest
@@ -57,6 +58,7 @@ def test_values_of_their_types_pass(changes: dict[str, Any]) -> None:
         ({"config": {"a": {"b": {1}}}}, "its 'part.config.a.b' is a set, expected a number"),
         ({"config": {"\x1b[31m": b""}}, "its 'part.config.\\x1b[31m' is a bytes"),
         ({3: 4}, "its 'part' has the key 3, expected a text"),
+        ({"config": json.loads('{"a":' + "[" * 600 + "]" * 600 + "}")}, "its 'part' is nested too deeply"),
     ],
 )
 def test_what_differs_is_named(changes: dict[Any, Any], fault: str) -> None:

@@ -316,6 +316,16 @@ def doubled(depth: int) -> bytes:
         (b"c_codecs\nencode\nX\x01\0\0\0a" + doubled(18) + b"\x86R.", "expected text, found tuple"),
         (b"cnumpy.core.numeric\n_frombuffer\n(J\xff\xff\xff\x7fNNNtR.", "expected bytes, found int"),
         (b"\x96" + b"\xff" * 6 + b"\0\0.", "bytes of which 1 are there"),
+        # An array of as many dimensions as bytes: multiplying their sizes takes the square of that.
+        (
+            b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85U\1b\x87R(K\1("
+            + b"\x8a\x08"
+            + b"\xff" * 7
+            + b"\x7fq\1"
+            + b"h\1" * 2000
+            + b"tcnumpy\ndtype\nU\2O8K\0K\1\x87R\x89]tb]\x86.",
+            "its shape is no row of up to 64 whole numbers",
+        ),
     ],
 )
 def test_keys_and_names_that_take_for_ever_are_refused(tmp_path: Path, program: bytes, says: str) -> None:

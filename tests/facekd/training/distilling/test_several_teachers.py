@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from facekd.checkpoints.models import load_backbone
 from facekd.commands.config_files import parse_config
 from facekd.data.datasets import open_dataset
 from facekd.embedder import open_embedder
-from facekd.errors import CheckpointError, ConfigError, TeacherError
+from facekd.errors import CheckpointError, ConfigError, DataError, TeacherError
 from facekd.teacher.cache import write_teacher_cache
 from facekd.teacher.config import spell_out_teachers
 from facekd.training.config.distill_config import DistillConfig
@@ -158,6 +160,11 @@ def test_teachers_on_the_command_line(teachers: Path) -> None:
     several = options("--teacher", "a", "--teacher", cache)
     assert several == {**unset, "--teacher.head": "", "--teachers": f'[{{"model": "a"}}, {{"cache": "{cache}"}}]'}
     assert spell_out_teachers(["--teacher", "own.yaml"]) == ["--teacher", "own.yaml"]
+    os.mkfifo(teachers / "pipe")
+    signal.alarm(30)  # opening it would wait for ever
+    with pytest.raises(DataError, match="pipe: is a named pipe"):
+        spell_out_teachers(["--teacher", str(teachers / "pipe")])
+    signal.alarm(0)
     for last in ("--teacher", "--teacher="):
         with pytest.raises(ConfigError, match="--teacher needs a checkpoint"):
             spell_out_teachers(["--seed", "1", last])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from facekd.errors import DataError
 from facekd.training.logbook import Logbook, Stopwatch, read_log, train_line
 from facekd.training.logbook.trackers import TensorBoard, _silence_threads_of_tensorboard
 from facekd.utils.progress import format_duration
@@ -65,6 +68,15 @@ def test_entries_without_the_numbers_asked_for_are_left_out(tmp_path: Path) -> N
     other = b'{"kind": "train", "images_seen": 40, "loss": null}\n{"kind": "train", "images_seen": 50}\n'
     (tmp_path / "log.jsonl").write_bytes(b"\n".join([*LINES, other]))
     assert [entry["images_seen"] for entry in read_log(tmp_path, "train", ("loss",))] == [10, 20, 30]
+
+
+def test_a_log_that_is_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "log.jsonl")
+    signal.alarm(30)  # opening it would wait for ever
+    for use in (lambda: read_log(tmp_path), lambda: Logbook(tmp_path, total_images=100).__enter__()):
+        with pytest.raises(DataError, match=r"log\.jsonl: is a named pipe"):
+            use()
+    signal.alarm(0)
 
 
 def test_a_log_that_cannot_be_written_stops_no_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
