@@ -174,7 +174,7 @@ def judge(samples: Sequence[dict[str, float]]) -> list[dict[str, Any]]:
     the workers queue as well, and the main process waits for them. Its `is_fine` is None then.
 
     Raises:
-        FacekdError: too few samples to tell anything.
+        FacekdError: too few samples to tell anything, or of nothing.
     """
     end = max(sample["seconds"] for sample in samples)
     busy = float(np.median([s["queued_share"] for s in samples if "queued_share" in s] or [0.0])) > MOST_QUEUED
@@ -188,6 +188,8 @@ def judge(samples: Sequence[dict[str, float]]) -> list[dict[str, Any]]:
             )
         seconds, values = np.array(rows).T
         slope, median = robust_slope(seconds, values), float(np.median(values))
+        if median <= 0:  # such as memory that this kernel does not tell
+            raise FacekdError(f"{series.title}: is {median:g} in most samples, so it was not measured")
         change, allowed = slope * (seconds[-1] - seconds[0]), series.allowed(median)
         verdicts.append(
             {

@@ -90,6 +90,12 @@ def test_too_few_samples_are_refused(soak):
         soak.judge(an_hour()[:9])
 
 
+def test_what_is_not_measured_is_not_fine(soak):
+    samples = [{**sample, "shared_mb": 0.0} for sample in an_hour()]  # a kernel that does not tell it
+    with pytest.raises(FacekdError, match="shared memory: is 0 in most samples, so it was not measured"):
+        soak.judge(samples)
+
+
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's /proc")
 def test_a_sample_is_of_this_process(soak, tmp_path):
     before = soak.Sampler(os.getpid(), tmp_path, 10.0).sample()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.faults.attempts import Ended
 from tests.faults.commands import Command
-from tests.faults.contents import differences
+from tests.faults.contents import UNREADABLE, differences
 
 # Results that grow or are replaced while a command is at work; each version of them is whole. Of kept embeddings of
 # IJB a file beside them says which rows are there.
@@ -33,7 +33,7 @@ def found_after_fault(
             continue
         grows = any(map(path.match, GROWING))
         is_known = content in (expected.get(name, content), old.get(name))
-        if content.startswith("unreadable") or (not is_known and not grows):
+        if content.startswith(UNREADABLE) or (not is_known and not grows):
             lines.append(f"half under its name: {name} ({content})")
     marks = [mark for mark in command.done if _below(mark) in found]
     wrong = _missing_from(found, expected)

@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+UNREADABLE = "unreadable"  # begins the fingerprint of a file that is not what its name says
 # What a run measures about itself.
 MEASURED = ("images_per_second", "data_wait", "seconds_left", "seconds", "number", "cost")
 # TensorBoard's events carry times, in their names too; Python tries out a folder for temporary files by a small one.
@@ -55,7 +56,7 @@ def fingerprint(path: Path, folder: Path) -> str:
     try:
         return hashlib.sha256(_comparable(path, str(folder).encode())).hexdigest()[:16]
     except Exception as error:  # a file that no longer is what its name says
-        return f"unreadable: {type(error).__name__}: {error}"
+        return f"{UNREADABLE}: {type(error).__name__}: {error}"
 
 
 def _comparable(path: Path, folder: bytes) -> bytes:

@@ -6,10 +6,10 @@ import argparse
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from tests.faults.commands import MEASURE, PEOPLE, SMALL, environment
+from tests.faults.commands import COMMANDS, MEASURE, PEOPLE, SMALL, environment
 
 PIPELINE = """\
 output: out
@@ -55,18 +55,23 @@ CLASSIFIER = (
 )
 
 
-def work_and_names(doc: str | None, names: str, argv: Sequence[str] | None) -> tuple[Path, list[str]]:
-    """Parses the words of a check: a folder to work in, and names of what to check.
+def work_and_names(
+    doc: str | None, names: str, argv: Sequence[str] | None, others: Collection[str] = ()
+) -> tuple[Path, list[str]]:
+    """Parses the words of a check: a folder to work in, and names of what to check. Unknown names end the process.
 
     Args:
         doc: what the check does, for `--help`.
         names: what the names are, and what goes without any, for `--help`.
         argv: the words; those of the process if None.
+        others: names that are known beside those of commands; commands that the check has no use for are passed over.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for inputs and attempts")
     parser.add_argument("names", nargs="*", help=names)
     arguments = parser.parse_args(argv)
+    if unknown := set(arguments.names) - {*COMMANDS, *others}:  # it would be passed over, as if all were well
+        parser.error(f"nothing is called {', '.join(sorted(unknown))}; there are {', '.join((*COMMANDS, *others))}")
     return arguments.work.resolve(), arguments.names
 
 

@@ -5,7 +5,8 @@
 Each command of `commands.py` runs undisturbed. Then it is killed at the calls that change its results and at random
 times, its disk is filled, its writes and reads fail. After each of these nothing half may be shown as done, and the
 same command must end with status 0 and the same results, with no file or process left over. Outcomes are kept in the
-folder, so a stopped run goes on; `--report` prints their table. Ends with status 1 if something was found.
+folder, so a stopped run goes on; `--report` prints their table. A kill after the end, or at a call that never came,
+counts as not met. Ends with status 1 if something was found, or a command was not tested.
 
 Commands that import much are forked from a server, except for every fifth attempt (see `server.py`).
 """
@@ -29,12 +30,14 @@ from tests.faults import contents
 from tests.faults.attempts import Ended, Fault, Runner, build_shim
 from tests.faults.checks import found_after_fault, found_after_rerun, found_in_message, is_said_loss
 from tests.faults.commands import COMMANDS, ROOT, Command, environment
-from tests.faults.contents import contents_of, differences
+from tests.faults.contents import UNREADABLE, contents_of, differences
 from tests.faults.inputs import prepare_inputs
 from tests.faults.plan import failures, kills
 from tests.faults.small_disk import SmallDisk, can_mount
 
 FRESH_EACH = 5  # of how many attempts one is a fresh process throughout
+KILLS, CALLS, FULL = ("group", "self", "time"), ("error", "errors", "short"), ("full",)
+NEVER = "never reached"
 
 
 class CommandFails(Exception):
@@ -75,6 +78,8 @@ class Campaign:
         (first_run, first), (second_run, second), (reading, _) = results
         if found := differences(second, first):
             raise CommandFails(f"{self.command.name}: two undisturbed runs differ: {found}")
+        if unread := [name for name, content in second.items() if content.startswith(UNREADABLE)]:
+            raise CommandFails(f"{self.command.name}: what it writes cannot be compared: {', '.join(unread)}")
         value = {
             "rules": rules,  # by which contents were compared then
             "calls": second_run.calls,
@@ -128,7 +133,7 @@ class Campaign:
         else:
             found = found_after_fault(self.command, left, undisturbed["contents"], undisturbed["old"])
         found += [f"process left: {stray}" for stray in ended.strays]
-        if fault.how in ("error", "errors", "short"):
+        if fault.how in CALLS:
             found += found_in_message(ended, _names_of(ended, fault))
         # The same command again.
         if ended.status != 0:
@@ -196,17 +201,20 @@ def main() -> int:
     if not arguments.report:
         shim = build_shim(folder)
         if shim is None:
-            print("the fault injection needs Linux and a C compiler (cc)")
-            return 0
+            print("nothing was tested: the fault injection needs Linux and a C compiler (cc)")
+            return 1
         inputs = prepare_inputs(folder / "inputs")
         if arguments.jobs > 1:
-            _share_out(chosen, arguments)
+            failed = _share_out(chosen, arguments)
         else:
-            _run_all(chosen, arguments, shim, inputs)
+            failed = _run_all(chosen, arguments, shim, inputs)
+        return max(int(failed), print_report(folder, chosen))
     return print_report(folder, chosen)
 
 
-def _run_all(chosen: list[str], arguments: argparse.Namespace, shim: Path, inputs: Path) -> None:
+def _run_all(chosen: list[str], arguments: argparse.Namespace, shim: Path, inputs: Path) -> bool:
+    """Runs all attempts on some commands; returns whether one of them fails undisturbed."""
+    failed = False
     folder = arguments.folder.resolve()
     runner = Runner(shim, folder / f"runner-{os.getpid()}", inputs)
     try:
@@ -215,11 +223,13 @@ def _run_all(chosen: list[str], arguments: argparse.Namespace, shim: Path, input
             try:
                 _run_campaign(campaign, arguments)
             except CommandFails as error:
+                failed = True
                 print(error, flush=True)
             print(_row(name, campaign.outcomes), flush=True)
     finally:
         runner.close()
         shutil.rmtree(runner.folder, ignore_errors=True)
+    return failed
 
 
 def _run_campaign(campaign: Campaign, arguments: argparse.Namespace) -> None:
@@ -238,40 +248,49 @@ def _run_campaign(campaign: Campaign, arguments: argparse.Namespace) -> None:
     shutil.rmtree(campaign.folder / "attempt", ignore_errors=True)
 
 
-def _share_out(chosen: list[str], arguments: argparse.Namespace) -> None:
-    """Runs the commands in several processes of this program, each of which takes its share."""
+def _share_out(chosen: list[str], arguments: argparse.Namespace) -> bool:
+    """Runs the commands in several processes of this program, each of which takes its share; returns if one fails."""
     options = ["--kills", str(arguments.kills), "--failures", str(arguments.failures), "--seed", str(arguments.seed)]
     options += ["--folder", str(arguments.folder), *(["--fresh"] if arguments.fresh else [])]
     shares = [chosen[start :: arguments.jobs] for start in range(arguments.jobs)]
     running = [
         subprocess.Popen([sys.executable, "-m", "tests.faults.run", *share, *options]) for share in shares if share
     ]
-    for process in running:
-        process.wait()
+    statuses = [process.wait() for process in running]
+    return any(statuses)
 
 
 def print_report(folder: Path, chosen: list[str]) -> int:
-    """Prints the table of the outcomes; returns 1 if something was found, else 0."""
+    """Prints the table of the outcomes; returns 1 if something was found, or a command was not tested, else 0."""
     print(f"{platform.node()}, {os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}, commit {_commit()}\n")
     everything = {name: _lines_of(folder / name / "outcomes.jsonl") for name in chosen}
-    print("| command | kills | failing calls | full disks | fresh processes | survived | found |")
-    print("|---|---|---|---|---|---|---|")
+    print("| command | kills | failing calls | full disks | fresh processes | not met | survived | found |")
+    print("|---|---|---|---|---|---|---|---|")
     for name, outcomes in everything.items():
         if outcomes:
             print(_row(name, outcomes))
     print(_row("all", [outcome for outcomes in everything.values() for outcome in outcomes]))
-    return int(any(outcome["found"] for outcomes in everything.values() for outcome in outcomes))
+    untested = [name for name, outcomes in everything.items() if not any(map(was_met, outcomes))]
+    if untested:
+        print(f"not tested, because no fault met them: {', '.join(untested)}")
+    return int(bool(untested) or any(outcome["found"] for outcomes in everything.values() for outcome in outcomes))
+
+
+def was_met(outcome: dict) -> bool:
+    """Tells whether a fault met its command: a kill a running process, a failing call one that was made."""
+    if outcome["fault"]["how"] in KILLS:
+        return outcome["status"] != 0
+    return outcome["hit"] != NEVER
 
 
 def _row(name: str, outcomes: list[dict]) -> str:
     kinds = [outcome["fault"]["how"] for outcome in outcomes]
-    counts = [
-        sum(kind in some for kind in kinds)
-        for some in (("group", "self", "time"), ("error", "errors", "short"), ("full",))
-    ]
+    counts = [sum(kind in some for kind in kinds) for some in (KILLS, CALLS, FULL)]
     fresh = sum(not outcome["forked"] for outcome in outcomes)
     found = sum(bool(outcome["found"]) for outcome in outcomes)
-    return f"| {name} | {' | '.join(map(str, counts))} | {fresh} | {len(outcomes) - found} | {found} |"
+    missed = sum(not was_met(outcome) and not outcome["found"] for outcome in outcomes)
+    survived = len(outcomes) - found - missed
+    return f"| {name} | {' | '.join(map(str, [*counts, fresh, missed, survived, found]))} |"
 
 
 @functools.cache
@@ -284,7 +303,7 @@ def _commit() -> str:
 def _call_at(ended: Ended, fault: Fault) -> str:
     if fault.how in ("time", "none"):
         return f"{fault.at / 10:.0f} % of the time"
-    return next((f"{call[2]} {call[3]}" for call in ended.calls if call[0] == str(fault.at)), "never reached")
+    return next((f"{call[2]} {call[3]}" for call in ended.calls if call[0] == str(fault.at)), NEVER)
 
 
 def _names_of(ended: Ended, fault: Fault) -> list[str]:

@@ -101,8 +101,12 @@ def find(whom: str, main: int, mark: str) -> int | None:
     return None
 
 
-def run(scenario: Scenario, attempt: Path, inputs: Path) -> tuple[Ended, float, list[int]]:
-    """Runs a command and sends the signal; returns its end, the seconds from the signal to it, and who is left."""
+def run(scenario: Scenario, attempt: Path, inputs: Path) -> tuple[Ended, float | None, list[int]]:
+    """Runs a command and sends the signal.
+
+    Returns:
+        Its end, the seconds from the signal to it, or None if it ended before the signal, and who is left.
+    """
     mark = f"{os.getpid()}-{time.monotonic_ns()}"
     process = subprocess.Popen(
         [sys.executable, *scenario.command.argv(inputs)],
@@ -114,7 +118,7 @@ def run(scenario: Scenario, attempt: Path, inputs: Path) -> tuple[Ended, float, 
         text=True,
     )
     # A training is met after its first checkpoint, so that the same command has something to go on from.
-    deadline = time.monotonic() + LONGEST
+    deadline, met = time.monotonic() + LONGEST, None
     while time.monotonic() < deadline and process.poll() is None:
         is_at_work = "train" not in scenario.command.name or any(attempt.glob("out/checkpoints/*.pt"))
         met = find(scenario.whom, process.pid, mark) if is_at_work else None
@@ -127,7 +131,7 @@ def run(scenario: Scenario, attempt: Path, inputs: Path) -> tuple[Ended, float, 
         time.sleep(SECONDS_OF_A_STOP)
         os.kill(met or process.pid, signal.SIGCONT)
     ended = wait(process)
-    seconds = time.monotonic() - met_at
+    seconds = None if met is None else time.monotonic() - met_at
     time.sleep(1)
     left = list(processes_of(mark))
     for pid in left:
@@ -140,6 +144,8 @@ def check(scenario: Scenario, work: Path, inputs: Path, expected: dict[str, str]
     attempt = scenario.command.start_in(work / "attempt", inputs)
     ended, seconds, left = run(scenario, attempt, inputs)
     problems = [f"processes are left: {left}"] if left else []
+    if seconds is None:
+        problems.append("it ended before the signal could meet it, so nothing was tested")
     is_launched = scenario.command.processes > 1  # the launcher adds a report of its own, and its own status
     if scenario.goes_on and ended.status:
         problems.append(f"status {ended.status}: {ended.complaint}")
@@ -152,13 +158,17 @@ def check(scenario: Scenario, work: Path, inputs: Path, expected: dict[str, str]
         if again.status:
             problems.append(f"again: status {again.status}: {again.complaint}")
     problems += differences(results_of(attempt), expected)[:3]
-    said = f"{ended.complaint or f'status {ended.status}'} (after {seconds:.1f} s)"
+    said = f"{ended.complaint or f'status {ended.status}'} (after {seconds or 0:.1f} s)"
     return "; ".join([*problems, said]) if problems else f"ok: {said}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the scenarios whose names begin with a word given, or all; returns the exit status."""
-    work, chosen = work_and_names(__doc__, "beginnings of the names of scenarios; default: all", argv)
+    begins = dict.fromkeys(name.partition(":")[0] for name in SCENARIOS)
+    work, chosen = work_and_names(__doc__, "scenarios, or commands for all of theirs; default: all", argv, SCENARIOS)
+    if chosen and not any(name.startswith(tuple(chosen)) for name in SCENARIOS):
+        print(f"nothing is stopped: there are scenarios of {', '.join(begins)} alone")
+        return 0
     inputs = prepare_inputs(work / "inputs")
     failed = 0
     alone: dict[str, dict[str, str]] = {}  # the undisturbed results of each command

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import signal
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from data_prep import index_records
 from facekd.data.datasets.record_pack_writer import RecordPackWriter
 from facekd.errors import run_verb
+from tests.faults import planted, stopped, two_runs, unreadable
 from tests.faults.attempts import Ended, Fault, Runner, build_shim
 from tests.faults.checks import found_after_fault, found_after_rerun, found_in_message
 from tests.faults.commands import COMMANDS
 from tests.faults.contents import contents_of, differences
 from tests.faults.plan import failures, kills
 from tests.faults.planted import places
+from tests.faults.run import print_report, was_met
 
 INDEX = COMMANDS["index"]
 WHOLE = {"out/train.idx": "0", "out/log.jsonl": "0"}
@@ -101,6 +106,47 @@ def test_a_message_names_the_file(status: int, output: str, is_good: bool) -> No
     assert (not found_in_message(ended(status, output), ["train.idx"])) == is_good
 
 
+def outcome(how: str, status: int, hit: str = "write out/a", found: list[str] | None = None) -> dict:
+    return {"fault": {"how": how}, "status": status, "hit": hit, "forked": False, "found": found or []}
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "is_good"),
+    [
+        ([], False),  # the command failed undisturbed, or its process died
+        ([outcome("time", 0), outcome("error", 0, "never reached")], False),  # killed after its end, and no such call
+        ([outcome("time", -9), outcome("group", 0)], True),
+        ([outcome("error", 2), outcome("full", 0)], True),
+        ([outcome("time", -9), outcome("full", 0, found=["status 0, but out/a: differs"])], False),
+    ],
+)
+def test_a_command_that_no_fault_met_is_not_reported_as_tested(
+    outcomes: list[dict], is_good: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "index").mkdir()
+    (tmp_path / "index" / "outcomes.jsonl").write_text("".join(json.dumps(one) + "\n" for one in outcomes))
+    assert print_report(tmp_path, ["index"]) == (not is_good)
+    missed = sum(not was_met(one) for one in outcomes)
+    all_of_them = capsys.readouterr().out.split("| all |")[1].split("|")
+    assert int(all_of_them[4]) == missed and int(all_of_them[5]) == len(outcomes) - missed - int(all_of_them[6])
+
+
+@pytest.mark.parametrize("check", [planted, stopped, two_runs, unreadable])
+def test_a_name_of_nothing_ends_a_check(check: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        check.main(["--work", str(tmp_path), "train", "nothing"])
+    assert "nothing is called nothing; there are" in capsys.readouterr().err
+
+
+def test_a_signal_that_met_nobody_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopped, "run", lambda *_: (two_runs.Ended(0, ""), None, []))
+    monkeypatch.setattr(stopped, "results_of", lambda _: WHOLE)
+    scenario = stopped.Scenario(INDEX, "worker", signal.SIGKILL)
+    assert "so nothing was tested" in stopped.check(scenario, tmp_path, tmp_path, WHOLE)
+    monkeypatch.setattr(stopped, "run", lambda *_: (two_runs.Ended(0, ""), 1.0, []))
+    assert stopped.check(scenario, tmp_path, tmp_path, WHOLE).startswith("ok: ")
+
+
 def test_a_link_is_planted_in_each_kind_of_place() -> None:
     names = [
         "out/a.json",
@@ -111,6 +157,7 @@ def test_a_link_is_planted_in_each_kind_of_place() -> None:
         "cache/c.json",
     ]
     assert places(names) == ["out/a.json", "out/aside/no_face/1.jpg", "out/train/1.jpg"]
+    assert places([], ("a.json", "../model.onnx.facekd.json")) == ["model.onnx.facekd.json"]
 
 
 @pytest.mark.parametrize("word", ["sendfile", "sendfile64", "copy_file_range"])

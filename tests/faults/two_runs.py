@@ -140,7 +140,8 @@ def mixed(found: dict[str, str], wanted: list[dict[str, str]]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Checks the commands that are named, or all that are quick; returns the exit status."""
-    work, chosen = work_and_names(__doc__, "commands; default: all that are quick, then pairs of different ones", argv)
+    what = "commands, or two joined by a +; default: all that are quick, then pairs of different ones"
+    work, chosen = work_and_names(__doc__, what, argv, ["+".join(pair) for pair in CONTENDERS])
     inputs = prepare_inputs(work / "inputs")
     names = chosen or [name for name, command in COMMANDS.items() if not command.expensive]
     pairs = [(name, name) for name in names if name in COMMANDS]

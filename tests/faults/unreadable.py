@@ -107,8 +107,12 @@ def check(command: Command, work: Path, inputs: Path) -> Iterator[tuple[str, str
     )
     yield "read-only inputs", problem or "ok"
 
-    # An output that cannot be written: the folder is there, or it has to be made.
-    for name in ("out", "."):
+    # An output that cannot be written: the folder is there, or it has to be made. Some commands only print.
+    written = [name for name in expected if not name.startswith(("cache/", "tmp/", *command.needs))]
+    has_folder = command.name == "report" or any(name.startswith("out/") for name in written)
+    beside = [mark.removeprefix("../") for mark in command.done if mark.startswith("../")]
+    places = ["."] if written or beside else []
+    for name in ["out", *places] if has_folder else places:
         attempt = command.start_in(work / "attempt", inputs)
         (attempt / name).mkdir(exist_ok=True)
         (attempt / "cache").mkdir()
@@ -117,7 +121,8 @@ def check(command: Command, work: Path, inputs: Path) -> Iterator[tuple[str, str
         started = time.monotonic()
         ended = run(command, attempt, inputs)
         place.chmod(0o755)
-        problem = refusal(command, ended, "results" if command.name == "report" else "out")
+        wanted = "out" if not beside else "results" if command.name == "report" else beside[0]
+        problem = refusal(command, ended, wanted)
         took = f"after {time.monotonic() - started:.1f} s of {seconds:.1f} s"
         yield (
             f"read-only {'output' if name == 'out' else 'parent of the output'}",

@@ -103,14 +103,15 @@ def _fuzz_apart(name: str, seconds: int, is_ascii: bool) -> tuple[dict[str, Any]
     counts = re.findall(r"(?:#|stat::number_of_executed_units:\s*)(\d+)", done.stderr)
     said = (done.stdout + done.stderr).splitlines()
     lines = [line for line in said if re.match(r"[\w.]*(Error|Exception)\b|.*ERROR:", line)]
+    num_inputs = int(counts[-1]) if counts else 0
     run = {
         "target": name,
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "cpu_seconds": round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 1),
-        "inputs": int(counts[-1]) if counts else 0,
-        "broken": done.returncode != 0,
+        "inputs": num_inputs,
+        "broken": done.returncode != 0 or num_inputs == 0,  # whatever ended it in peace, nothing was tested
     }
-    return run, lines[0][:160] if lines else ""
+    return run, lines[0][:160] if lines else "" if num_inputs else "it read no input"
 
 
 def _summary() -> str:

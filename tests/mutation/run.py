@@ -70,6 +70,8 @@ def main() -> int:
     # Subjects by files: a name may be either.
     chosen: dict[str, list[str]] = {}
     for subject, (patterns, _) in SUBJECTS.items():
+        if gone := [pattern for pattern in patterns if not any(ROOT.glob(pattern))]:
+            parser.error(f"{subject}: no file is called {', '.join(gone)}: correct tests/mutation/subjects.py")
         files = sorted(str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern))
         chosen[subject] = [f for f in files if not arguments.names or {subject, f} & set(arguments.names)]
     if unknown := set(arguments.names) - set(SUBJECTS) - {file for files in chosen.values() for file in files}:
@@ -93,6 +95,9 @@ def _try_subject(
     reset_config()
     reasons = {file: {change for row in explained.get(file, []) for change in row["changes"]} for file in files}
     everything = {file: mutants for file in files if (mutants := _mutants(file))}
+    if not everything:
+        print(f"{subject}: has no mutants, so nothing is tested")
+        return False
     sample = {file: _sample(mutants, arguments.sample, arguments.seed) for file, mutants in everything.items()}
 
     # mutmut tries what it is given by name, even if it has a verdict: those that have one are left out here.
