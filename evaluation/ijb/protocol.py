@@ -199,7 +199,11 @@ def protocol_files(root: str | os.PathLike[str], target: str) -> dict[str, Path]
 
 
 def load_protocol(
-    root: str | os.PathLike[str], target: str = "IJBC", use_cache: bool = True, background: Executor | None = None
+    root: str | os.PathLike[str],
+    target: str = "IJBC",
+    use_cache: bool = True,
+    background: Executor | None = None,
+    may_write: bool = True,
 ) -> IjbProtocol:
     """Reads a release from its binary copy if that is up to date, else from the text files, and then makes the copy.
 
@@ -208,6 +212,7 @@ def load_protocol(
         target: key of `TARGETS`.
         use_cache: whether to read and write the binary copy.
         background: writes the copy, if given, while the caller goes on.
+        may_write: whether to make the copy where there is none; False where only a stranger's results name the folder.
 
     Raises:
         DataError: see `protocol_files`; a line that cannot be read, naming it; a template that a 1:N file gives to
@@ -221,9 +226,9 @@ def load_protocol(
         return _from_arrays(Path(root), target, *found)
     # Otherwise read the text files, and save the copy now or in the background.
     about, arrays = _parse(files)
-    if use_cache and background is not None:
+    if use_cache and may_write and background is not None:
         background.submit(_save_cache, cache, source, about, arrays)
-    elif use_cache:
+    elif use_cache and may_write:
         _save_cache(cache, source, about, arrays)
     return _from_arrays(Path(root), target, about, arrays)
 

@@ -48,7 +48,7 @@ def load_pairs(result: dict[str, Any], names: str | None = None) -> ResultPairs:
     """
     if result["format"] == IJB_FORMAT:
         dataset = result["dataset"]
-        protocol = load_protocol(dataset["root"], dataset["target"])
+        protocol = load_protocol(dataset["root"], dataset["target"], may_write=False)
         if protocol.fingerprint != dataset["fingerprint"]:
             raise DataError(f"{dataset['root']}: its lists have changed since the evaluation")
         subjects, _ = subjects_of_templates(protocol)

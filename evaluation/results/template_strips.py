@@ -48,7 +48,7 @@ def show_worst_pairs(result: dict[str, Any]) -> WorstPairs | None:
     table = _as_table(worst)
     dataset = result["dataset"]
     try:
-        protocol = load_protocol(dataset["root"], dataset["target"])
+        protocol = load_protocol(dataset["root"], dataset["target"], may_write=False)
     except (FacekdError, OSError) as error:
         return WorstPairs(table, why_no_images=str(error))
     if protocol.fingerprint != dataset["fingerprint"]:

@@ -22,6 +22,7 @@ from data_prep.make_ijb_layout import main as make_ijb
 from evaluation.evaluate_ijbc import main as evaluate_ijbc
 from evaluation.ijb.protocol import load_protocol
 from evaluation.results.page import FILES, write_report
+from evaluation.results.pairs_of_result import load_pairs
 from facekd.errors import FacekdError, ImageError
 
 
@@ -189,6 +190,18 @@ def test_images_of_a_set_that_are_named_pipes_are_left_out(evaluated: Path, tmp_
     write_report(folder)
     signal.alarm(0)
     assert Page((folder / "report.html").read_text()).pictures == []
+
+
+def test_a_report_writes_nothing_into_the_set(evaluated: Path, tmp_path: Path) -> None:
+    folder = copied(evaluated, tmp_path)
+    dataset = json.loads((folder / "results.json").read_text())["dataset"]
+    root = tmp_path / "set"
+    shutil.copytree(dataset["root"], root, ignore=shutil.ignore_patterns("*.facekd-protocol"))
+    change(folder, dataset={**dataset, "root": str(root)})
+    before = sorted(root.rglob("*"))
+    write_report(folder)
+    assert load_pairs(json.loads((folder / "results.json").read_text())).is_same.any()
+    assert len(Page((folder / "report.html").read_text()).pictures) > 3 and sorted(root.rglob("*")) == before
 
 
 def test_a_result_of_one_protocol_alone(evaluated: Path, tmp_path: Path) -> None:
