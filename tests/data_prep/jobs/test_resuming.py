@@ -37,7 +37,9 @@ else:
         if left[0] == 0:
             os.kill(os.getpid(), signal.SIGKILL)
     resumable_file.ResumableFile.note = dying
-sys.exit(run_verb(functools.partial(importlib.import_module("data_prep." + verb).main, arguments)))
+status = run_verb(functools.partial(importlib.import_module("data_prep." + verb).main, arguments))
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))  # coverage writes at the end
+sys.exit(status)
 """
 
 
