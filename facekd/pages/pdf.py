@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from facekd.errors import FacekdError
+from facekd.files.reading import read_text_file
 from facekd.files.writing import atomic_open
 from facekd.utils.foreign import shown
 
@@ -18,7 +19,10 @@ MARGIN = "14mm"
 
 
 def print_page(page: Path, pdf: Path, browser: Path | None = None) -> None:
-    """Prints a page that facekd has written, without scripts and without a network.
+    """Prints a page that facekd has written, without scripts, without a network, and without other files.
+
+    A page that is named may be a stranger's, and the PDF may be given away. So the browser gets the text of the page
+    and not its address: a page from a file could show every other file of this machine in itself.
 
     Args:
         page: the HTML file.
@@ -26,6 +30,7 @@ def print_page(page: Path, pdf: Path, browser: Path | None = None) -> None:
         browser: an executable of Chrome or Chromium; None takes Playwright's own.
 
     Raises:
+        DataError: the page is no text.
         FacekdError: Playwright or its browser is missing, or printing fails; the message says what to install.
     """
     try:
@@ -37,12 +42,13 @@ def print_page(page: Path, pdf: Path, browser: Path | None = None) -> None:
         ) from error
     if browser is not None and not browser.is_file():
         raise FacekdError(f"--browser {browser}: no such file; give an executable of Chrome or Chromium")
+    text = read_text_file(page)
     try:
         with sync_playwright() as playwright:
             chromium = playwright.chromium.launch(executable_path=browser)
             context = chromium.new_context(java_script_enabled=False, offline=True, color_scheme="light")
             opened = context.new_page()
-            opened.goto(page.resolve().as_uri(), timeout=TIMEOUT)
+            opened.set_content(text, timeout=TIMEOUT)
             content = opened.pdf(
                 format="A4",
                 margin={"top": MARGIN, "bottom": MARGIN, "left": MARGIN, "right": MARGIN},

@@ -51,6 +51,16 @@ def problem_of_galleries(galleries: Mapping[str, Mapping[str, Any]]) -> str | No
     return None
 
 
+def problem_of_protocols(protocols: Sequence[Mapping[str, Any]]) -> str | None:
+    """Compares the FARs that protocols were measured at: their table has a column for each."""
+    if (
+        len({tuple(point["far"] for point in entry["tar_at_far"]) for entry in protocols if entry.get("tar_at_far")})
+        > 1
+    ):
+        return "has lists tar_at_far that differ from protocol to protocol"
+    return None
+
+
 def problem_of_attribute(attribute: Mapping[str, Any]) -> str | None:
     """Looks for the rates of each group, within itself and at its own threshold, at every operating point."""
     names = [group["name"] for group in attribute["groups"]]

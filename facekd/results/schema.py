@@ -14,6 +14,7 @@ from facekd.results.contradictions import (
     problem_of_cosines,
     problem_of_galleries,
     problem_of_point,
+    problem_of_protocols,
     problem_of_rate,
 )
 from facekd.results.shape import (
@@ -156,7 +157,7 @@ RESULT: dict[str, Any] = {
     "?bootstrap": {"?resampled": TEXT, "?replicates": COUNT, "if resampled": {"replicates": COUNT}},
     "?score_norm": {"kind": TEXT, "cohort": TEXT, "num_images": COUNT},
     "?map": {"people": [TEXT], "num_images": COUNT},
-    "?protocols": [{**MEASURES, "protocol": TextOr(PROTOCOL)}],
+    "?protocols": Checked([{**MEASURES, "protocol": TextOr(PROTOCOL)}], problem_of_protocols),
     "?worst": {"?genuine": WORST, "?impostor": WORST},
     "?search_intervals": TEXT,
     "?transferred": {"path": TEXT, "set": TEXT, "points": [TRANSFERRED_POINT]},

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 
 from evaluation.compare_models import main as report
@@ -65,6 +67,7 @@ def test_a_browser_that_is_missing_or_fails_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "p.pdf").write_bytes(b"old")
+    (tmp_path / "p.html").write_text("<h1>A page</h1>")
     install(monkeypatch, "Executable doesn't exist at /x\n\x1b[31m")
     with pytest.raises(FacekdError, match="run `playwright install chromium`, or name one by --browser"):
         print_page(tmp_path / "p.html", tmp_path / "p.pdf")
@@ -73,21 +76,30 @@ def test_a_browser_that_is_missing_or_fails_leaves_the_old_file(
     assert (tmp_path / "p.pdf").read_bytes() == b"old"
 
 
-def test_the_page_is_printed_without_scripts_or_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_is_printed_without_scripts_network_or_other_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recorded = install(monkeypatch)
+    (tmp_path / "p.html").write_text("<h1>A page, é</h1>", encoding="utf-8")
     print_page(tmp_path / "p.html", tmp_path / "p.pdf")
     calls = dict(recorded)
     assert (tmp_path / "p.pdf").read_bytes() == b"%PDF-1.4 printed"
     assert calls["new_context"]["java_script_enabled"] is False and calls["new_context"]["offline"] is True
-    assert calls["goto"]["words"] == ((tmp_path / "p.html").resolve().as_uri(),)
+    # The address of a file would let the page show other files.
+    assert calls["set_content"]["words"] == ("<h1>A page, é</h1>",) and "goto" not in calls
 
 
 @pytest.mark.skipif("FACEKD_TEST_BROWSER" not in os.environ, reason="FACEKD_TEST_BROWSER names no browser")
 def test_a_browser_prints(tmp_path: Path) -> None:
     pytest.importorskip("playwright")
-    (tmp_path / "p.html").write_text("<h1>A page</h1>")
-    print_page(tmp_path / "p.html", tmp_path / "p.pdf", Path(os.environ["FACEKD_TEST_BROWSER"]))
-    assert (tmp_path / "p.pdf").read_bytes().startswith(b"%PDF-")
+    cv2.imwrite(str(tmp_path / "private.png"), np.random.default_rng(0).integers(0, 255, (90, 90, 3), np.uint8))
+    sizes = []
+    for name, picture in (("with", f"<img src='{tmp_path.as_uri()}/private.png' alt=''>"), ("without", "")):
+        (tmp_path / f"{name}.html").write_text(f"<h1>A page</h1>{picture}")
+        print_page(tmp_path / f"{name}.html", tmp_path / "p.pdf", Path(os.environ["FACEKD_TEST_BROWSER"]))
+        assert (tmp_path / "p.pdf").read_bytes().startswith(b"%PDF-")
+        sizes.append((tmp_path / "p.pdf").stat().st_size)
+    assert sizes[0] < sizes[1] + 8000  # another file of the machine, which the page names, is not in it
 
 
 def test_report_prints_the_page_of_a_training_and_any_other_page(
@@ -100,8 +112,8 @@ def test_report_prints_the_page_of_a_training_and_any_other_page(
     assert report([str(run), "--pdf", str(tmp_path / "run.pdf")]) == 0
     (tmp_path / "other.html").write_text("<h1>other</h1>")
     assert report([str(tmp_path / "other.html"), "--pdf", str(tmp_path / "other.pdf")]) == 0
-    printed = [options["words"][0] for name, options in recorded if name == "goto"]
-    assert printed == [page.resolve().as_uri() for page in (run / "report.html", tmp_path / "other.html")]
+    printed = [options["words"][0] for name, options in recorded if name == "set_content"]
+    assert printed == [page.read_text() for page in (run / "report.html", tmp_path / "other.html")]
     assert (tmp_path / "run.pdf").exists() and (tmp_path / "other.pdf").exists()
     assert capsys.readouterr().out.splitlines() == [
         str(run / "report.html"), str(tmp_path / "run.pdf"), str(tmp_path / "other.pdf"),

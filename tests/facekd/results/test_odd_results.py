@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 from collections.abc import Callable, Iterator
@@ -103,6 +104,30 @@ def test_a_result_with_anything_else_in_it_is_refused_by_a_sentence_or_shown(
         except Exception as error:
             raise AssertionError(f"{where}: {error!r}") from error
     assert len(refused) > 50 and num_shown > 50
+
+
+def with_a_list_twice_as_long(value: Any) -> Iterator[Any]:
+    """Yields the value with one of its lists repeated, for each list in it."""
+    if isinstance(value, list) and value:
+        yield value + value
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        for changed_part in with_a_list_twice_as_long(inner):
+            at = copy.copy(value)
+            at[key] = changed_part
+            yield at
+
+
+@pytest.mark.parametrize("make", [pack, pytest.param(people, marks=pytest.mark.slow), searches, templates])
+def test_lists_that_no_longer_fit_together_are_refused_or_shown(
+    make: Callable[[], dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figures, "to_png", lambda _: b"")  # what takes the time
+    num_tried = 0
+    for result in with_a_list_twice_as_long(make()):
+        num_tried += 1
+        with contextlib.suppress(DataError):
+            write_report(tmp_path, result)
+    assert num_tried > 5
 
 
 def test_of_very_many_curves_and_thresholds_the_first_are_drawn_and_it_is_said(
