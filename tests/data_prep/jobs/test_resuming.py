@@ -38,7 +38,7 @@ else:
             os.kill(os.getpid(), signal.SIGKILL)
     resumable_file.ResumableFile.note = dying
 status = run_verb(functools.partial(importlib.import_module("data_prep." + verb).main, arguments))
-resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))  # coverage writes at the end
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))  # coverage writes last
 sys.exit(status)
 """
 
