@@ -117,12 +117,15 @@ def open_own_file(path: Path, buffering: int = -1) -> BinaryIO:
 def open_own_descriptor(path: str | os.PathLike[str], flags: int) -> int:
     """Opens a file that facekd goes on writing, or creates it; follows no link that was planted there.
 
+    A hard link is refused as well: it is another name of a file of somebody, which would change with this one.
+
     Args:
         path: the file.
         flags: `os.O_RDWR`, or `os.O_WRONLY`, and others for `os.open`.
 
     Raises:
-        OSError: the name stands for a link, a folder or another thing that is no plain file.
+        OSError: the name stands for a link, a folder or another thing that is no plain file, or for a file that has
+            other names, too.
     """
     safely = os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # without waiting for a pipe's reader
     try:
@@ -131,9 +134,17 @@ def open_own_descriptor(path: str | os.PathLike[str], flags: int) -> int:
         if error.errno not in (errno.ELOOP, errno.ENXIO):
             raise
     else:
-        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        status = os.fstat(descriptor)
+        if stat.S_ISREG(status.st_mode) and status.st_nlink <= 1:  # none, if it was removed just now
             return descriptor
         os.close(descriptor)
+        if stat.S_ISREG(status.st_mode):
+            raise OSError(
+                errno.EMLINK,
+                "a file with another name (a hard link) lies where facekd writes a file of its own, and would change "
+                "under both names; remove it, or copy it to a file of its own",
+                os.fspath(path),
+            )
     raise OSError(
         errno.EINVAL, "a link or a device lies where facekd writes a file of its own; remove it", os.fspath(path)
     )

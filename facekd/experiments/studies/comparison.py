@@ -188,14 +188,16 @@ def read_draws(folder: Path, result: Mapping[str, Any]) -> Draws | None:
     # The draws of these results: as many, at these FARs, and with these percentiles.
     eer, fars, tar = (arrays.get(name, np.zeros(0)) for name in ("eer", "fars", "tar"))
     measured = [point["far"] for point in result["tar_at_far"] if point["tar"] is not None]
-    belongs = all(array.dtype.kind in "fiu" for array in (eer, fars, tar))
+    bounds = result.get("eer_ci95")
+    num_people = count if type(count := about.get("num_subjects")) is int else 0
+    belongs = num_people > 0 and all(array.dtype.kind in "fiu" for array in (eer, fars, tar))
     belongs = belongs and eer.shape == (about["replicates"],) and fars.tolist() == measured
     belongs = belongs and tar.shape == (len(fars), len(eer)) and bool(np.isfinite(eer).all() and np.isfinite(tar).all())
     if belongs and result["eer"] > 0:
-        belongs = np.allclose(np.quantile(eer, (0.025, 0.975)), result["eer_ci95"], atol=1e-9, rtol=0)
+        belongs = bounds is not None and np.allclose(np.quantile(eer, (0.025, 0.975)), bounds, atol=1e-9, rtol=0)
     if not belongs:
         raise DataError(f"{folder / 'results.json'} and {path} do not belong together; {REMEDY}")
-    return Draws(int(about["num_subjects"]), eer, dict(zip(measured, tar, strict=True)))
+    return Draws(num_people, eer, dict(zip(measured, tar, strict=True)))
 
 
 def check_same_set(results: Mapping[Path, Mapping[str, Any]], evaluation: Evaluation) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from facekd.files import temporaries
+from facekd.files.output_lock import file_lock
 from facekd.files.temporaries import TemporaryFile, hidden_name, open_own_file, temporary_folder
 from facekd.files.writing import write_json, write_small_file
 
@@ -171,6 +172,17 @@ def test_a_link_or_a_pipe_under_a_name_that_anybody_can_predict_is_refused(tmp_p
     with open_own_file(tmp_path / "log") as stream:
         stream.write(b"one\n")
     assert (tmp_path / "log").read_bytes() == b"one\n" and (tmp_path / "victim").read_text() == "old"
+
+
+def test_a_hard_link_to_a_file_of_somebody_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("of somebody else")
+    (tmp_path / ".out.lock").hardlink_to(tmp_path / "victim")
+    refusal = pytest.raises(OSError, match=r"another name \(a hard link\) lies where facekd writes.*\.out\.lock")
+    with refusal, file_lock(tmp_path / "out"):
+        pass
+    with pytest.raises(OSError, match="a hard link"):
+        open_own_file(tmp_path / ".out.lock")
+    assert (tmp_path / "victim").read_text() == "of somebody else"
 
 
 def test_hidden_names_are_found_again_and_never_too_long() -> None:

@@ -34,3 +34,13 @@ def test_other_values_belong_to_no_results(eer: np.ndarray, tmp_path: Path) -> N
     np.savez(tmp_path / "draws.npz", eer=eer, fars=[0.1], tar=np.full((1, 4), 0.5))
     with pytest.raises(DataError, match=r"results\.json and .*draws\.npz do not belong together"):
         read_draws(tmp_path, RESULT)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"eer_ci95": None}, *({"bootstrap": {**RESULT["bootstrap"], "num_subjects": odd}} for odd in (None, "x", 0, 2.5))],
+)
+def test_results_that_lack_what_draws_need_are_no_results_of_theirs(change: dict[str, Any], tmp_path: Path) -> None:
+    np.savez(tmp_path / "draws.npz", eer=EER, fars=[0.1], tar=np.full((1, 4), 0.5))
+    with pytest.raises(DataError, match=r"results\.json and .*draws\.npz do not belong together"):
+        read_draws(tmp_path, {**RESULT, **change})
