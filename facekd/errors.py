@@ -19,6 +19,7 @@ from pathlib import Path
 
 from facekd.utils.environment import number_from_environment
 from facekd.utils.processes.bus_error import explain_bus_errors
+from facekd.utils.processes.current_folder import why_not_torch_here
 from facekd.utils.processes.standard_streams import open_closed_streams
 from facekd.utils.processes.stopping import StopSignal, interrupted_by_signals, outliving_the_terminal
 from facekd.utils.requirements import explain_missing
@@ -127,17 +128,14 @@ def run_verb(main: Callable[[], int | None]) -> int:
     explain_bus_errors(f"error: {f'(rank {rank}) ' if rank else ''}")
     with outliving_the_terminal(), printable_streams(), interrupted_by_signals():
         try:
-            with _without_torch_in_a_deleted_folder():
+            with _without_torch_where_it_does_harm():
                 return _status_of(main)
         except KeyboardInterrupt as error:  # while an error was told, or waited for another process to tell its own
             return _status_of_stop(error)
 
 
 @contextlib.contextmanager
-def _without_torch_in_a_deleted_folder() -> Iterator[None]:
-    if not _is_current_folder_deleted():
-        yield
-        return
+def _without_torch_where_it_does_harm() -> Iterator[None]:
     sys.meta_path.insert(0, _NoTorch)  # type: ignore[arg-type]
     try:
         yield
@@ -242,12 +240,19 @@ def _is_current_folder_deleted() -> bool:
 
 
 class _NoTorch:
-    """Refuses to import torch, whose MKL ends the process at once where the current folder was deleted."""
+    """Refuses to import torch in a folder that was deleted, where its MKL ends the process at once.
+
+    And in one with a library that it would run code of: it looks for the driver of NVIDIA in the current folder, too.
+    """
 
     @staticmethod
     def find_spec(name: str, _path: object = None, _target: object = None) -> None:
-        if name == "torch":
+        if name != "torch":
+            return
+        if _is_current_folder_deleted():
             raise FacekdError(GONE)
+        if (why := why_not_torch_here()) is not None:
+            raise FacekdError(why)
 
 
 def is_device_failure(error: BaseException) -> bool:

@@ -27,6 +27,7 @@ from facekd.files.temporaries import open_own_file
 from facekd.files.writing import write_json
 from facekd.training.logbook import read_log
 from facekd.utils.processes.children import START_MODULE, describe_end, start_tied
+from facekd.utils.processes.current_folder import why_not_torch_here
 from facekd.utils.processes.stopping import (
     STOP_SIGNALS,
     StopSignal,
@@ -215,6 +216,8 @@ def run_steps(
     Raises:
         TrainingError: a step failed, without `keep_going`.
     """
+    if any(step.processes > 1 for step in steps) and (why := why_not_torch_here()) is not None:
+        raise TrainingError(why)  # torch's launcher does not ask
     environment = _environment(threads)
     outcome = Outcome(done=list(done))
     waiting = list(steps)

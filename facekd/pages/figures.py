@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -45,6 +46,22 @@ REFERENCE_LINE: dict[str, Any] = {"ls": ":", "lw": 0.9, "color": "0.4"}
 MARKED_VALUE: dict[str, Any] = {"ls": "--", "lw": 1}
 
 
+def _import_matplotlib() -> None:
+    """Imports matplotlib without a file `matplotlibrc` of the current folder, which may be a stranger's.
+
+    matplotlib takes its settings from there before all other places, and versions before 3.11 run code that stands in
+    them. Where a program has imported it already, its settings are that program's.
+    """
+    if "matplotlib" in sys.modules:
+        return
+    exists = os.path.exists
+    os.path.exists = lambda path: path != "matplotlibrc" and exists(path)  # by this name, and by this function
+    try:
+        import matplotlib  # noqa: F401
+    finally:
+        os.path.exists = exists
+
+
 def new_figure(
     size: tuple[float, float], rows: int = 1, columns: int = 1, title: str = ""
 ) -> tuple[Figure, list[Axes]]:
@@ -58,6 +75,7 @@ def new_figure(
         columns: how many axes there are side by side.
         title: a heading above all axes.
     """
+    _import_matplotlib()
     from matplotlib.figure import Figure
 
     # matplotlib wants margins as shares of the figure, and gaps as shares of one pair of axes.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+import facekd
 from facekd.pages.figures import (
     PALETTE,
     SINGLE,
@@ -131,3 +133,17 @@ def test_names_are_drawn_as_they_are_and_none_is_missing_in_the_legend(recwarn: 
     assert shown[:6] == ["$\\frac$", "$x^$", " _under", "\\x1b[31m\\u202e", "\\udcff", "名"]
     assert len(shown[6]) < 300
     assert not recwarn.list
+
+
+def test_the_current_folder_has_no_say_in_how_figures_look(tmp_path: Path) -> None:
+    """matplotlib would take its settings from there, and before 3.11 run what stands in them."""
+    (tmp_path / "matplotlibrc").write_text("lines.linewidth: 77\ntext.usetex: True\n")
+    code = (
+        "from facekd.pages.figures import new_figure, to_png; figure, _ = new_figure((2, 2)); import os, matplotlib; "
+        "print(matplotlib.rcParams['lines.linewidth'], len(to_png(figure)) > 100, os.path.exists('matplotlibrc'))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(facekd.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["1.5", "True", "True"]
