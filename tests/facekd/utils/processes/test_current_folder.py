@@ -30,7 +30,10 @@ def test_wherever_the_system_would_find_the_library_it_is_named(
 
 def test_a_command_that_needs_torch_refuses_such_a_folder(tmp_path: Path) -> None:
     (tmp_path / "libcuda.so.1").write_text("of a stranger")
-    command = [sys.executable, "-m", "facekd", "describe", "x.onnx"], [sys.executable, "-m", "facekd", "export", "x.pt"]
+    command = (
+        [sys.executable, "-m", "facekd", "describe", "x.onnx"],
+        [sys.executable, "-m", "facekd", "export", "x.pt", "--output", "y.onnx"],
+    )
     environment = {**os.environ, "PYTHONPATH": str(Path(facekd.__file__).parents[1])}
     ends = [
         subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
