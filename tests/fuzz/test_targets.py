@@ -42,6 +42,7 @@ REACHED = {
     "facekd.images.augmentation": "decodes what it has just encoded",
     "facekd.images.heif": "`image` decodes by it",
     "facekd.importing.import_config": "`python_config` and `command_line` call what it calls",
+    "facekd.pages.pdf": "hands the text of a page to the browser, which parses it",
     "facekd.utils.bounded_pickle": "`pairs_bin`, `cifar` and `checkpoint` read by it",
     "facekd.utils.processes.apart": "`mat` and `table` read by it",
 }
