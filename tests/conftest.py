@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,9 @@ settings.register_profile("facekd", deadline=None)
 settings.load_profile("facekd")
 # Tests fork, and a child would wait for ever for threads of torch that only its parent has; `make test` sets it too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Commands that tests start would ignore a hang-up, as facekd does under `nohup`. A handler is not inherited.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
