@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from facekd.commands.completion import is_completing
 from facekd.commands.open_sections import check_keys, flatten, put_open_options, take_open_options
+from facekd.commands.section_values import check_section_values
 from facekd.commands.suggestions import did_you_mean, nearest, verb_of_keys, why_no_config
 from facekd.errors import ConfigError, FacekdError
 from facekd.files.reading import read_text_file, require_regular_file
@@ -140,6 +141,7 @@ def parse_config(
         content = _read_yaml(file, config_class, prog)
         given_as_options = {word[2:].partition("=")[0] for word in argv[1:] if word.startswith("--")}
         keys_of_file = {*content, *flatten(content)} - given_as_options  # an option replaces the file's value
+    check_section_values(config_class, argv)
     try:
         with _as_plain_files(argv, lambda path: _read_yaml(path, config_class, prog)) as plain:
             parsed = parser.parse_args(plain)
@@ -255,6 +257,10 @@ def _read_yaml(path: Path, config_class: type, prog: str) -> dict[str, Any]:
     verb = verb_of_keys([str(key) for key in content], [item.name for item in fields(config_class)])
     if verb is not None and verb != prog:
         raise ConfigError(f"{path} is a configuration of `{verb}`, not of `{prog}`; run `{verb} {path}`")
+    names = [item.name for item in fields(config_class)]
+    for key in content:  # jsonargparse has keys of its own, such as `config`, behind which it reads another file
+        if key.partition(".")[0] not in names:
+            raise _unknown_key(f"{path}: ", key, config_keys(config_class))
     for item in fields(config_class):
         found = content.get(item.name, {})
         is_section = callable(item.default_factory) and is_dataclass(item.default_factory())
@@ -324,19 +330,21 @@ def _readable(
     message = re.sub(r"Group '([\w.]+)' does not accept option '([\w.]+)'", r"Option '\1.\2'", message)
     for named in re.findall(r"(?:[Kk]ey|Option) '([\w.]+)'|--([\w.-]+)", message):
         typed = named[0] or named[1]
-        key = typed.replace("-", "_")
         if typed not in known and typed != "config":
-            # Most often the section was left out, or was another: `lr` for `schedule.lr`.
-            close = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
-            meant_key = close[0] if close else nearest(key, known, cutoff=0.4)
-            meant = f"; did you mean {prefix + meant_key!r}?" if meant_key else ""
-            return ConfigError(
-                f"{at(typed)}{prefix + typed!r} is not a configuration key{meant} (`--help-all` lists them all)"
-            )
+            return _unknown_key(at(typed), typed, known, prefix)
     # A value that a key cannot have.
     if wrong := re.search(r'Parser key "([\w.]+)": (.*)', message):
         return ConfigError(f"{at(wrong[1])}{prefix}{wrong[1]}: {shown(_without_types(wrong[2]), LONGEST_PROBLEM)}")
     return ConfigError(shown(message, LONGEST_PROBLEM))
+
+
+def _unknown_key(where: str, typed: str, known: Collection[str], prefix: str = "") -> ConfigError:
+    """Says that there is no such key, and which was meant: most often the section was left out, or was another."""
+    key = typed.replace("-", "_")
+    close = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
+    meant_key = close[0] if close else nearest(key, known, cutoff=0.4)
+    meant = f"; did you mean {prefix + meant_key!r}?" if meant_key else ""
+    return ConfigError(f"{where}{prefix + typed!r} is not a configuration key{meant} (`--help-all` lists them all)")
 
 
 def _without_types(message: str) -> str:

@@ -1,7 +1,8 @@
 """Reads YAML of anyone within limits, because a page of aliases can stand for billions of values.
 
-Nothing in a configuration needs more than the limits below. Tags, which make other kinds of values, and keys that stand
-twice in one section, of which YAML's readers silently take the last, are refused.
+Nothing in a configuration needs more than the limits below. Tags, which make other kinds of values, keys that stand
+twice in one section, of which YAML's readers silently take the last, and the keys by which jsonargparse imports a class
+that a file names, and calls it, are refused.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ MAX_DIGITS = 100
 MAX_OUTER = 5
 PLAIN = tuple(f"tag:yaml.org,2002:{name}" for name in ("bool", "float", "int", "map", "null", "seq", "str"))
 MERGE = "<<"
+CODE_KEYS = ("class_path", "init_args", "dict_kwargs")  # jsonargparse imports and calls what stands behind them
 LIMITS = f"at most {MAX_BYTES >> 10} KB, {MAX_VALUES:,} values with those that aliases repeat, and {MAX_DEPTH} levels"
 
 
@@ -136,10 +138,16 @@ def _check(text: str, num_outer: int = 0) -> None:
 
 
 def _note_key(section: _Open, event: Any, is_checked: bool) -> None:
-    """Refuses a key that stands in a section already."""
+    """Refuses a key that stands in a section already, or that names code; an alias as a key could be any."""
     is_key, section.is_at_key = section.is_at_key, not section.is_at_key
-    if section.line_of is None or not is_key or not isinstance(event, yaml.ScalarEvent) or event.value == MERGE:
+    if section.line_of is None or not is_key:
         return
+    if isinstance(event, yaml.AliasEvent):
+        raise _refusal(f"the alias *{shown(event.anchor)} stands for a key; write the key itself", event)
+    if not isinstance(event, yaml.ScalarEvent) or event.value == MERGE:
+        return
+    if code := {*event.value.split(".")} & {*CODE_KEYS}:
+        raise _refusal(f"the key '{code.pop()}' would run code that the file names; facekd has no such key", event)
     key = event.tag, event.value
     if is_checked and key in section.line_of:
         first = section.line_of[key]

@@ -1,0 +1,81 @@
+"""Checks values for whole sections on a command line, because jsonargparse would import what a text among them names.
+
+The words of a study's runs come from its file, so that such a text may be a stranger's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import Field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from facekd.commands.open_sections import check_keys
+from facekd.errors import ConfigError
+from facekd.files.reading import require_regular_file
+from facekd.utils.foreign import shown
+
+
+def check_section_values(config_class: type, words: Sequence[str]) -> None:
+    """Refuses a value for a section, or for a list or mapping of them, that is neither keys nor a file of keys.
+
+    Args:
+        config_class: the dataclass that the words are read into.
+        words: of the command line.
+
+    Raises:
+        ConfigError: such a value, or a file that is no YAML.
+        OSError: a file cannot be read.
+    """
+    sections = dict(_sections(config_class))
+    for place, word in enumerate(words):
+        name, has_value, value = word.partition("=")
+        section = sections.get(name)
+        if section is None:
+            continue
+        if not has_value:
+            value = words[place + 1] if place + 1 < len(words) else ""
+        content = _content_of(name, value)
+        if "entries" not in section.metadata:
+            _require_keys(name, content)
+        elif isinstance(content, dict | list):
+            for entry in content.values() if isinstance(content, dict) else content:
+                if not (isinstance(content, list) and section.metadata.get("path") and isinstance(entry, str)):
+                    _require_keys(name, entry)
+
+
+def _sections(config_class: type, prefix: str = "--") -> Iterator[tuple[str, Field[Any]]]:
+    """Yields the option and field of each section, those within sections included."""
+    for item in fields(config_class):
+        name = prefix + item.name
+        if "entries" in item.metadata:
+            yield name, item
+        elif callable(item.default_factory) and is_dataclass(default := item.default_factory()):
+            yield name, item
+            yield from _sections(type(default), f"{name}.")
+
+
+def _content_of(option: str, value: str) -> Any:
+    """Reads a value as jsonargparse does: a file of YAML, or YAML itself; what is neither is a text."""
+    import yaml
+
+    from facekd.commands.yaml_files import load_yaml, read_yaml
+
+    if value and os.path.lexists(value):
+        require_regular_file(Path(value))
+        return read_yaml(Path(value))
+    try:
+        return load_yaml(value)
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        problem = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise ConfigError(f"{option[2:]}: not YAML that facekd reads: {shown(problem)}") from error
+
+
+def _require_keys(option: str, content: Any) -> None:
+    if not isinstance(content, dict):  # of anything else jsonargparse makes the name of a class
+        raise ConfigError(
+            f"{option[2:]}: expected a section of keys, not {shown(content)}: write {option}.KEY VALUE for a single "
+            "one, and '{KEY: VALUE}' or a YAML file for several"
+        )
+    check_keys(option, content)

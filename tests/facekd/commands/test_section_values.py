@@ -1,0 +1,92 @@
+"""Checks that no configuration, nor an option, has a module imported, a class called or another file read."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from facekd.commands.config_files import parse_config
+from facekd.errors import ConfigError
+from facekd.experiments.sh_kd import PipelineFile
+from facekd.experiments.studies.file import StudyFile
+from facekd.training.config import DistillConfig, TrainConfig
+
+STUDY = "output: o\nmethods: {m: {model: x.onnx}}\n"
+
+
+@pytest.fixture
+def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Returns the file that a module `planted` writes when it is imported, and its class when it is called."""
+    marks = tmp_path / "ran"
+    note = f"open({str(marks)!r}, 'a').write('x')"
+    (tmp_path / "planted.py").write_text(f"{note}\nclass Planted:\n    def __init__(self, **_): {note}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "planted", raising=False)
+    return marks
+
+
+@pytest.mark.parametrize(
+    ("config_class", "content"),
+    [
+        (TrainConfig, "data: {class_path: planted.Planted}\n"),
+        (TrainConfig, "data.class_path: planted.Planted\n"),
+        (TrainConfig, 'data: {"class\\x5fpath": planted.Planted, init_args: {}}\n'),
+        (TrainConfig, "seed: &a class_path\nhead: {? *a : planted.Planted}\n"),
+        (TrainConfig, "output: &a {class_path: planted.Planted}\nhead: {<<: *a}\n"),
+        (DistillConfig, "teacher: {class_path: planted.Planted}\n"),
+        (PipelineFile, "output: o\nstudent: {config: {data: {class_path: planted.Planted}}}\n"),
+        (StudyFile, STUDY + "base: {data: {class_path: planted.Planted, init_args: {a: 1}}}\n"),
+        (StudyFile, STUDY + "base: {data: [{class_path: planted.Planted}]}\n"),
+        (StudyFile, STUDY + "evaluate: {x: {class_path: planted.Planted}}\n"),
+    ],
+)
+def test_no_key_of_a_file_has_a_class_imported(config_class: Any, content: str, ran: Path, tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=r"c.yaml, line \d: the (key 'class_path' would run code|alias \*a stands)"):
+        parse_config(config_class, [str(file)], "facekd x", "")
+    assert not ran.exists()
+
+
+def test_a_text_that_is_yaml_stays_a_text(ran: Path, tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(STUDY + "base: {x: '{class_path: planted.Planted}'}\n")
+    assert parse_config(StudyFile, [str(file)], "facekd study", "").base == {"x": "{class_path: planted.Planted}"}
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--data", "planted.Planted"], "data: expected a section of keys, not planted"),
+        (["--data=planted.Planted"], "data: expected a section of keys, not planted"),
+        (["--data", "{class_path: planted.Planted}"], "would run code"),
+        (["--teachers", "[planted.Planted]"], "teachers: expected a section of keys"),
+        (["--teachers={a: planted.Planted}"], "teachers: expected a section of keys"),
+        (["--head", "FILE"], "head: expected a section of keys"),
+    ],
+)
+def test_no_option_for_a_section_has_one_imported(words: list[str], problem: str, ran: Path, tmp_path: Path) -> None:
+    (tmp_path / "f.yaml").write_text("planted.Planted\n")
+    words = [str(tmp_path / "f.yaml") if word == "FILE" else word for word in words]
+    with pytest.raises(ConfigError, match=problem):
+        parse_config(DistillConfig, words, "facekd distill", "")
+    assert not ran.exists()
+
+
+def test_a_section_may_be_a_file_or_keys(tmp_path: Path) -> None:
+    (tmp_path / "head.yaml").write_text("margin: cosface\n")
+    words = ["--output", "o", "--data.train", "d", "--head", str(tmp_path / "head.yaml"), "--schedule", "{lr: 0.5}"]
+    config = parse_config(TrainConfig, words, "facekd train", "")
+    assert (config.head.margin, config.schedule.lr) == ("cosface", 0.5)
+
+
+@pytest.mark.parametrize("key", ["config", "__path__", "print_config"])
+def test_a_file_has_no_keys_of_the_parser(key: str, tmp_path: Path) -> None:
+    (tmp_path / "other.yaml").write_text("output: elsewhere\ndata: {train: d}\n")
+    (tmp_path / "c.yaml").write_text(f"output: o\ndata: {{train: d}}\n{key}: {tmp_path / 'other.yaml'}\n")
+    with pytest.raises(ConfigError, match=f"c.yaml: '{key}' is not a configuration key"):
+        parse_config(TrainConfig, [str(tmp_path / "c.yaml")], "facekd train", "")
