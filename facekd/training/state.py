@@ -21,6 +21,7 @@ from facekd.training.config import TrainConfig
 from facekd.training.freezing import freeze
 from facekd.training.optim import build_optimizer, parameter_groups
 from facekd.training.recognizer import Recognizer, build_recognizer
+from facekd.utils.environment import keep_compiled_code_private
 
 
 @dataclass
@@ -86,6 +87,7 @@ def build_state(
     average = copy.deepcopy(recognizer.deployed).requires_grad_(False).eval() if config.ema_half_life_images else None
     if config.compile:
         # In place, so the weights keep their names. The head is not compiled: computed in chunks, it gains nothing.
+        keep_compiled_code_private()
         recognizer.backbone.compile()
 
     # Each process trains its own shards of the classes: they must not be averaged over the world.

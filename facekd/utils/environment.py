@@ -1,9 +1,11 @@
-"""Reads numbers from environment variables, which may hold anything."""
+"""Reads environment variables, which may hold anything, and sets those that keep libraries out of shared folders."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+from pathlib import Path
 
 LARGEST_NUMBER = 10**9
 # What OpenCV takes as a limit on images: a number, perhaps with one of these behind it. Anything else, and an empty
@@ -52,3 +54,29 @@ def opencv_limit(name: str, default: int) -> int:
             "at which OpenCV would end the process: set it so, or unset it"
         )
     return int(found[1]) * OPENCV_UNITS[found[2]]
+
+
+def cache_folder() -> Path:
+    """Returns the user's folder for what facekd keeps and can make again; it may be absent."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
+    return Path(home, "facekd")
+
+
+def keep_compiled_code_private() -> None:
+    """Has torch keep what it compiles in a folder of the user, unless TORCHINDUCTOR_CACHE_DIR names one.
+
+    By itself it takes `/tmp/torchinductor_USER`, whose name any user of the machine knows and may have made before, and
+    runs the code and loads the pickles that it finds there.
+    """
+    variable = "TORCHINDUCTOR_CACHE_DIR"
+    if os.environ.get(variable):
+        return
+    folder = cache_folder() / "torchinductor"
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder.stat().st_uid == os.geteuid() and os.access(folder, os.W_OK):
+            os.environ[variable] = str(folder.absolute())
+            return
+    import tempfile  # every command imports this file, and few compile
+
+    os.environ[variable] = tempfile.mkdtemp(prefix="facekd-")  # for this run and the processes that it starts

@@ -21,7 +21,7 @@ from facekd.training.logbook.background import Background, Outcome
 from facekd.training.logbook.log_file import read_log
 from facekd.training.logbook.mlflow_run import MlflowRun
 from facekd.training.logbook.tracked_run import Entry, RunFacts, TrackedRun, numbers_of
-from facekd.training.logbook.wandb_run import WandbRun
+from facekd.training.logbook.wandb_run import WandbRun, why_not_wandb_here
 from facekd.utils.foreign import shown
 
 Say = Callable[[str], None]
@@ -42,10 +42,14 @@ class Tracker(Protocol):
 
 # The trackers that work in a thread: the class of their runs, and a name that the package of this name must have.
 REMOTE: dict[str, tuple[type[TrackedRun], str]] = {"wandb": (WandbRun, "init"), "mlflow": (MlflowRun, "MlflowClient")}
-# They tell their makers about their use unless told not to; read when they are imported. What a user has set stays.
+# They tell their makers about their use, and more, unless told not to. What a user has set stays.
 QUIET = {
     "WANDB_ERROR_REPORTING": "false",
     "WANDB_SILENT": "true",
+    # It would send the state of the current folder, which is not that of the code that trains. Git runs programs that
+    # the settings of a repository name, which may be a stranger's.
+    "WANDB_DISABLE_GIT": "true",
+    "WANDB_DISABLE_CODE": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     # The thread tries again itself.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -57,11 +61,14 @@ def require_trackers(names: Sequence[str]) -> None:
     """Imports the packages of trackers, so that one that is missing is an error before a run starts.
 
     Raises:
-        ConfigError: a package is not installed, or cannot be imported.
+        ConfigError: a package is not installed, or cannot be imported; or the current folder has settings for it that
+            a stranger may have made.
     """
     for name in names:
         if name not in REMOTE:
             continue
+        if name == "wandb" and (why := why_not_wandb_here()) is not None:
+            raise ConfigError(f"logging: {why}")
         for variable, value in QUIET.items():
             os.environ.setdefault(variable, value)
         remedy = f"`pip install 'facekd[{name}]'`, or take {name} out of logging"

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import configparser
 import netrc
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from facekd import __version__
 from facekd.training.logbook.tracked_run import Entry, Outcome, TrackedRun
+from facekd.utils.foreign import shown
 
 SECONDS_TO_START = 15
 SECONDS_TO_FINISH = 25
+SERVER = "https://api.wandb.ai"  # unless told otherwise
+# wandb takes settings from the current folder, which may be a stranger's. These lead nothing elsewhere.
+HARMLESS = ("mode", "project", "entity", "disabled")
 
 
 class WandbRun(TrackedRun):
@@ -84,7 +90,7 @@ def _is_logged_in() -> bool:
     """Tells whether there is a key for the server: in the environment, or where `wandb login` writes it."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").netloc
+    host = urlsplit(os.environ.get("WANDB_BASE_URL") or SERVER).netloc
     for file in (os.environ.get("NETRC"), "~/.netrc", "~/_netrc"):
         try:
             if file and netrc.netrc(os.path.expanduser(file)).authenticators(host):  # noqa: PTH111
@@ -92,3 +98,27 @@ def _is_logged_in() -> bool:
         except (OSError, netrc.NetrcParseError, UnicodeDecodeError):
             continue
     return False
+
+
+def why_not_wandb_here() -> str | None:
+    """Says what of the current folder would have wandb send the user's key elsewhere; None if nothing would.
+
+    wandb reads `wandb/settings` of the current folder, which may name another server, a proxy, or no checks of
+    certificates.
+    """
+    for file in (Path(".wandb", "settings"), Path("wandb", "settings")):
+        if not os.path.lexists(file):
+            continue
+        found = configparser.ConfigParser()
+        try:
+            found.read_string(file.read_text(encoding="utf-8"))
+            settings = dict(found.items("default")) if found.has_section("default") else {}
+        except (OSError, ValueError, configparser.Error):
+            return f"wandb takes settings from {file} in the current folder, and it cannot be read: move it away"
+        usual = [("base_url", SERVER), ("base_url", os.environ.get("WANDB_BASE_URL"))]
+        if others := [key for key, value in settings.items() if key not in HARMLESS and (key, value) not in usual]:
+            return (
+                f"wandb would take {shown(others[0])} from {file} in the current folder, and send your key where it "
+                "says: move the file away; if it is yours, write what you need of it into ~/.config/wandb/settings"
+            )
+    return None

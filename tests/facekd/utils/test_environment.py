@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import cv2
@@ -11,6 +12,7 @@ import pytest
 from facekd.cli import main
 from facekd.errors import ConfigError, FacekdError, ImageError
 from facekd.images.decoding import decode_rgb
+from facekd.utils.environment import keep_compiled_code_private
 from facekd.utils.processes.children import launcher_number
 
 PIXELS = "OPENCV_IO_MAX_IMAGE_PIXELS"
@@ -65,3 +67,26 @@ def test_a_launchers_number_that_is_none_is_named(value: str, monkeypatch: pytes
         launcher_number("WORLD_SIZE", 1)
     monkeypatch.setenv("WORLD_SIZE", "-3")
     assert launcher_number("WORLD_SIZE", 1) == -3
+
+
+def test_compiled_code_is_kept_where_nobody_else_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    variable = "TORCHINDUCTOR_CACHE_DIR"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv(variable, "mine")
+    keep_compiled_code_private()
+    assert os.environ[variable] == "mine"
+    monkeypatch.delenv(variable)
+    keep_compiled_code_private()
+    assert cache_dir() == str(tmp_path / "cache" / "facekd" / "torchinductor")
+    assert Path(cache_dir()).stat().st_mode & 0o777 == 0o700
+    # Without a home that can be written into, a folder of a name that nobody can predict.
+    monkeypatch.delenv(variable)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    keep_compiled_code_private()
+    found = Path(os.environ[variable])
+    assert found.parent == tmp_path and found.name.startswith("facekd-") and found.stat().st_mode & 0o777 == 0o700

@@ -302,6 +302,38 @@ def test_a_package_that_is_missing_is_said_before_anything_starts(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("folder", ["wandb", ".wandb"])
+def test_wandb_takes_no_server_from_the_current_folder(
+    server: FakeServer, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / folder / "settings"
+    file.parent.mkdir()
+    for fine in ("", "[default]\n", "[default]\nmode = offline\nproject = p\nbase_url = https://api.wandb.ai\n"):
+        file.write_text(fine)
+        require_trackers(("wandb",))
+    for key in ("base_url = https://not.wandb.ai", "https_proxy = http://x", "insecure_disable_ssl = true"):
+        file.write_text(f"[default]\n{key}\n")
+        with pytest.raises(ConfigError, match=rf"would take {key.split()[0]} from {folder}/settings in the current"):
+            require_trackers(("wandb",))
+    monkeypatch.setenv("WANDB_BASE_URL", "https://mine.org")
+    file.write_text("[default]\nbase_url = https://mine.org\n")
+    require_trackers(("wandb",))
+    file.write_bytes(b"[default\n\xff")
+    with pytest.raises(ConfigError, match="cannot be read: move it away"):
+        require_trackers(("wandb",))
+
+
+def test_wandb_leaves_the_repository_of_the_current_folder_alone(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_trackers(("wandb",))
+    assert os.environ["WANDB_DISABLE_GIT"] == os.environ["WANDB_DISABLE_CODE"] == "true"
+    monkeypatch.setenv("WANDB_DISABLE_GIT", "false")
+    require_trackers(("wandb",))
+    assert os.environ["WANDB_DISABLE_GIT"] == "false"
+
+
 def test_a_package_that_does_not_import_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mlflow.py").write_text("raise TypeError('another protobuf is needed')")
     monkeypatch.syspath_prepend(str(tmp_path))
