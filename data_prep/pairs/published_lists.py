@@ -163,7 +163,7 @@ def _read_cfp(path: Path, layout: str) -> PairList:
         for file, same in (("same.txt", True), ("diff.txt", False)):
             for number, line in enumerate(read_text_file(folder / file).split(), start=1):
                 try:
-                    i, j = (int(value) for value in line.split(","))
+                    i, j = (int(value) if _is_count(value) else -1 for value in line.split(","))  # no image is -1
                     names.append((first[i], second[j]))
                 except (ValueError, KeyError):
                     raise DataError(

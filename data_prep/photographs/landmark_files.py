@@ -10,6 +10,7 @@ import numpy as np
 from facekd.errors import DataError
 from facekd.files.reading import read_text_file
 from facekd.images.alignment import NUM_LANDMARKS
+from facekd.utils.decimal_digits import real_number
 from facekd.utils.foreign import shown
 from facekd.utils.wording import counted
 
@@ -70,11 +71,11 @@ def _split(line: str) -> tuple[str, list[float]]:
         columns.pop()
     values: list[float] = []
     while len(columns) > 1 and len(values) <= NUM_VALUES:
-        try:
-            values.insert(0, float(columns[-1]))
-        except ValueError:
-            if columns[-1]:
-                break
+        value = real_number(columns[-1])
+        if value is not None:
+            values.insert(0, value)
+        elif columns[-1]:
+            break
         columns.pop()
     separator = "\t" if "\t" in line else " "
     return separator.join(columns).strip(), values

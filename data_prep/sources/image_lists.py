@@ -15,6 +15,7 @@ from facekd.data.datasets.record_pack import RecordPack
 from facekd.errors import DataError
 from facekd.files.reading import read_text_file
 from facekd.images.image_files import Reason, list_by_folder
+from facekd.utils.decimal_digits import real_number
 from facekd.utils.foreign import shown
 from facekd.utils.wording import counted
 
@@ -201,11 +202,7 @@ def _is_key(text: str) -> bool:
 
 
 def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    return real_number(text) is not None
 
 
 def names_from_lst(pack: RecordPack, lst_path: Path) -> list[str]:

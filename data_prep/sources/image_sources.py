@@ -282,7 +282,10 @@ def read_tsv(path: Path) -> list[ListedImage]:
             raise DataError(f"{path}, line {number}: {line[:80]!r}; expected `path label` or `number path label`")
         if number == 1 and columns[-1].lower() in ("label", "id", "identity"):
             continue
-        rows.append((columns[-2], columns[-1]))
+        name, label = columns[-2], columns[-1].strip()
+        if not name or not label:
+            raise DataError(f"{path}, line {number}: {line[:80]!r} lacks the image or the label")
+        rows.append((name, label))
     if not rows:
         raise DataError(f"{path} lists no images")
     if all(label.isascii() and label.isdigit() and len(label) <= MAX_DIGITS for _, label in rows):

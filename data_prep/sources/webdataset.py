@@ -23,6 +23,7 @@ from facekd.errors import DataError
 from facekd.files.reading import allow_open_files
 from facekd.files.resumable_file import ResumableFile
 from facekd.images.image_files import IMAGE_SUFFIXES
+from facekd.utils.decimal_digits import whole_number
 from facekd.utils.foreign import shown
 from facekd.utils.progress import track
 from facekd.utils.wording import agreeing, counted
@@ -187,8 +188,8 @@ class TarSource:
         try:
             described = json.loads(content[".json"]) if ".json" in content else {}
             found = content[".cls"] if ".cls" in content else described["label"]
-            label = int(found)
-            if isinstance(found, bool) or (isinstance(found, float) and label != found):
+            label = whole_number(found) if isinstance(found, str | bytes) else int(found)
+            if label is None or isinstance(found, bool) or (isinstance(found, float) and label != found):
                 raise ValueError(found)  # 1.7 is nobody's label
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise DataError(f"{where} has no label (a whole number in KEY.cls, or `label` in KEY.json)") from error

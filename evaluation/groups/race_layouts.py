@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from pathlib import Path
 
 from evaluation.groups.group_file import GroupFile
@@ -22,7 +23,7 @@ from facekd.utils.wording import counted
 from facekd.verification.kfold import FoldKind
 
 RFW_PAIRS = 6000  # of each group
-MAX_DIGITS = 8  # of the number of an image or a fold
+NUMBER = "[0-9]{1,8}"  # of an image or a fold
 SUFFIXES = (".jpg", ".png", ".jpeg")
 # Columns of BFW's table: the attribute that each pair of columns gives.
 BFW_ATTRIBUTES = {"subgroup": ("att1", "att2"), "gender": ("g1", "g2"), "ethnicity": ("e1", "e2")}
@@ -87,7 +88,7 @@ def _rfw_pair(row: list[str], path: Path) -> tuple[tuple[str, str], tuple[str, s
     numbers = (row[1], row[3] if len(row) == 4 else row[2]) if len(row) in (3, 4) else ("", "")
     # Plain names of folders lead to no other place.
     are_names = all(person not in ("", ".", "..") and "/" not in person for person in people)
-    are_numbers = all(word.isdecimal() and len(word) <= MAX_DIGITS for word in numbers)
+    are_numbers = all(re.fullmatch(NUMBER, word) for word in numbers)
     if not are_names or not are_numbers or (len(row) == 4 and people[0] == people[1]):
         raise DataError(
             f"{path}: a line is '{shown(' '.join(row))}'; expected PERSON N M for two images of a person, or "
@@ -132,9 +133,10 @@ def _load_bfw(path: Path, images: Path, folds: int, fold_kind: FoldKind) -> File
                         f"{path}: line {number}: {shown(subject)} is in two groups of {name}, "
                         f"{shown(found[name][subject])} and {shown(group)}"
                     )
-        fold = (row.get("fold") or "0").strip()
-        is_number = fold.isdecimal() and len(fold) <= MAX_DIGITS
-        pairs.add((names[0], names[1]), (subjects[0], subjects[1]), int(fold) if is_number else 0)
+        fold = re.fullmatch(rf"({NUMBER})(?:\.0+)?", (row.get("fold") or "0").strip())  # 1.0, as of a column with gaps
+        if fold is None:
+            raise DataError(f"{path}: line {number} has the fold '{shown(row['fold'], 60)}'; expected a whole number")
+        pairs.add((names[0], names[1]), (subjects[0], subjects[1]), int(fold[1]))
     everybody = frozenset(pairs.subjects)
     groups = GroupFile(path, sha256_of_file(path), "person", found, everybody)
     return pairs.to_set(path, images, [path], groups, [], folds, fold_kind)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from facekd.errors import DataError
-from facekd.utils.decimal_digits import DIGITS_IN_A_WORD, each_byte, numbers_of_words
+from facekd.utils.decimal_digits import DIGITS_IN_A_WORD, each_byte, numbers_of_words, whole_number
 from facekd.utils.foreign import shown
 from facekd.utils.processes.children import usable_cores
 from facekd.utils.text_arrays import require_room
@@ -111,8 +111,8 @@ def read_template_subjects(path: str | os.PathLike[str]) -> tuple[np.ndarray, np
     for number, line in lines[1:]:
         fields = line.split(b",", last)
         try:
-            values.append([np.int64(int(fields[column].strip(b" \"'"))) for column in columns])
-        except (ValueError, IndexError, OverflowError):
+            values.append([np.int64(whole_number(fields[column].strip(b" \"'"))) for column in columns])  # type: ignore[arg-type]
+        except (TypeError, IndexError, OverflowError):
             raise DataError(
                 f"{path}, line {number}: expected a row with whole TEMPLATE_ID and SUBJECT_ID: {_shown(line)}"
             ) from None
@@ -171,10 +171,11 @@ def _parse_tidy_subjects(text: bytes) -> tuple[np.ndarray, np.ndarray] | None:
 def _numbers(text: bytes, dtype: Any) -> np.ndarray | None:
     """Returns all numbers of a text, or None if it contains anything else."""
     if np.dtype(dtype).kind == "i":
-        # int() refuses "7.5" and 10^20; numpy would read the first as 7 and wrap the second.
+        # "7.5" and 10^20 are refused; numpy would read the first as 7 and wrap the second.
+        numbers = [whole_number(word) for word in text.split()]
         try:
-            return np.array(list(map(int, text.split())), dtype)
-        except (ValueError, OverflowError):
+            return None if None in numbers else np.array(numbers, dtype)
+        except OverflowError:
             return None
     with warnings.catch_warnings():
         warnings.simplefilter("error", DeprecationWarning)
@@ -331,14 +332,15 @@ def _parse_pairs(text: bytes) -> Columns:
         tokens = line.split()
         if not tokens:
             continue
-        try:
-            first, second, label = map(int, tokens)
-            if label not in (0, 1) or max(abs(first), abs(second)) >= 1 << 62:
-                raise ValueError
-        except ValueError:
+        numbers = [whole_number(token) for token in tokens]
+        if (
+            len(numbers) != 3
+            or numbers[2] not in (0, 1)
+            or any(number is None or abs(number) >= 1 << 62 for number in numbers)
+        ):
             expected = "`template template label`, three whole numbers with a label of 0 or 1"
-            raise _LineError(expected, offset, line) from None
-        rows.append((first, second, label))
+            raise _LineError(expected, offset, line)
+        rows.append(numbers)
     table = np.array(rows, np.int64).reshape(-1, 3)
     return table[:, 0], table[:, 1], table[:, 2].astype(bool)
 

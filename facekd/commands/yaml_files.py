@@ -7,6 +7,7 @@ that a file names, and calls it, are refused.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ MAX_DIGITS = 100
 MAX_OUTER = 5
 PLAIN = tuple(f"tag:yaml.org,2002:{name}" for name in ("bool", "float", "int", "map", "null", "seq", "str"))
 MERGE = "<<"
+# Numbers to the base of 8 and of 60, which nobody expects: `010` would be 8, and `1:30` 90.
+OTHER_BASE = re.compile(r"[-+]?(?:0[0-7_]+|[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?)")
 CODE_KEYS = ("class_path", "init_args", "dict_kwargs")  # jsonargparse imports and calls what stands behind them
 LIMITS = f"at most {MAX_BYTES >> 10} KB, {MAX_VALUES:,} values with those that aliases repeat, and {MAX_DEPTH} levels"
 
@@ -159,6 +162,12 @@ def _check_scalar(loader: Any, event: Any, text: str, num_outer: int) -> None:
     """Refuses a long number, a zero, and a text that is YAML beyond the limits; short ones cannot be."""
     if "\0" in event.value:
         raise _refusal("a text with the character of code 0, which no name of a file has", event)
+    if num_outer == 0 and event.implicit[0] and OTHER_BASE.fullmatch(event.value) and event.value.strip("0"):
+        raise _refusal(
+            f"{shown(event.value)} is a number to another base in YAML; write it without zeros in front and without "
+            "colons, or in quotes if it is a text",
+            event,
+        )
     if len(event.value) <= MAX_DEPTH:
         return
     tag = event.tag or loader.resolve(yaml.ScalarNode, event.value, event.implicit)

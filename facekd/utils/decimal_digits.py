@@ -1,10 +1,33 @@
-"""Converts decimal digits to numbers eight at a time, for text files with millions of numbers."""
+"""Converts decimal digits to numbers: a text strictly, and eight digits at a time where a file has millions."""
 
 from __future__ import annotations
 
 import numpy as np
 
 DIGITS_IN_A_WORD = 8
+
+
+def whole_number(text: str | bytes) -> int | None:
+    """Returns the whole number that a text of a file is, perhaps with a sign and spaces around it; None for any other.
+
+    Python's `int` takes `1_2`, which may be a person beside `12`, and digits of other scripts.
+    """
+    try:
+        return int(text) if _is_plain(text) else None
+    except ValueError:
+        return None
+
+
+def real_number(text: str | bytes) -> float | None:
+    """Returns the number that a text of a file is, perhaps nan or inf; None for any other; see `whole_number`."""
+    try:
+        return float(text) if _is_plain(text) else None
+    except ValueError:
+        return None
+
+
+def _is_plain(text: str | bytes) -> bool:
+    return text.isascii() and (b"_" if isinstance(text, bytes) else "_") not in text  # type: ignore[operator]
 
 
 def each_byte(value: int) -> np.uint64:

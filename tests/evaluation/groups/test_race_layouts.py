@@ -94,6 +94,19 @@ def test_rfw_is_scored_file_by_file_and_by_group(tmp_path: Path, model: Path) ->
     assert "has lists of 2 groups, and RFW as published of 4" in notes
 
 
+def test_folds_of_bfw_may_be_written_as_pandas_writes_numbers(tmp_path: Path) -> None:
+    table = write_bfw(tmp_path)
+    whole = load_race_layout(table, None, 2, "auto")
+    text = table.read_text()
+    table.write_text(text.replace(",1,African/", ",1.0,African/").replace(",2,", ",2.0,"))
+    found = load_race_layout(table, None, 2, "auto")
+    assert found.fold_kind == whole.fold_kind == "recorded"
+    np.testing.assert_array_equal(found.fold_of, whole.fold_of)
+    table.write_text(text.replace("1,2,", "1,x,", 1))
+    with pytest.raises(DataError, match=r"has the fold 'x'; expected a whole number"):
+        load_race_layout(table, None, 2, "auto")
+
+
 def test_bfw_gives_its_attributes(tmp_path: Path, model: Path) -> None:
     table = write_bfw(tmp_path / "BFW")
     result = run(model, table, tmp_path / "out")
@@ -141,7 +154,7 @@ def test_what_is_wrong_in_a_layout_is_named(tmp_path: Path) -> None:
         ("p1,p2,label,att1,att2\n../x/1.jpg,a/y/2.jpg,0,a,a\n", "expected GROUP/PERSON/IMAGE"),
         ("p1,p2,label,att1,att2\na/x/1.jpg,a/x/2.jpg,1,a,b\n", "line 2: a/x is in two groups of subgroup, a and b"),
         ("p1,p2,label,att1,att2\na/x/1.jpg,a/x/2.jpg,1,a,a\n", "all 1 pair is of one kind"),
-        (f"p1,p2,label,att1,att2,fold\na/x/1.jpg,a/x/2.jpg,1,a,a,{'9' * 5000}\n", "all 1 pair is of one kind"),
+        (f"p1,p2,label,att1,att2,fold\na/x/1.jpg,a/x/2.jpg,1,a,a,{'9' * 5000}\n", "line 2 has the fold"),
     ],
 )
 def test_bad_tables_of_bfw_are_refused(tmp_path: Path, content: str, message: str) -> None:
