@@ -20,7 +20,7 @@ from facekd.faces.image_inputs import Images, list_images
 from facekd.utils.foreign import shown, some_of
 from facekd.utils.processes.children import usable_cores
 from facekd.utils.wording import counted
-from facekd.verification.scores import unit_rows
+from facekd.verification.scores import as_array, unit_rows
 
 PathLike: TypeAlias = str | os.PathLike[str]
 # A path, a list of paths and arrays, or pixels: uint8 RGB (H, W, 3), or (N, H, W, 3) of equal size.
@@ -218,16 +218,17 @@ def similarity(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     Raises:
         InputError: the sizes differ, or an embedding is zero or not finite.
     """
-    try:
-        first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"embeddings are numbers, (D,) or (N, D): {error}") from error
+    first, second = (as_array(one, "embeddings") for one in (first, second))
+    if odd := [one.dtype for one in (first, second) if one.dtype.kind not in "fiu"]:
+        raise InputError(f"embeddings are numbers, (D,) or (N, D); found {odd[0]}")
     if first.ndim not in (1, 2) or second.ndim not in (1, 2) or first.shape[-1] != second.shape[-1]:
         raise InputError(f"embeddings are (D,) or (N, D), both of the same D; found {first.shape} and {second.shape}")
-    lengths = [np.linalg.norm(one, axis=-1, keepdims=True) for one in (first, second)]
-    if not all(np.isfinite(length).all() and (length > 0).all() for length in lengths):
-        raise InputError("an embedding is zero or not finite, so that it has no cosine with another")
-    return (first / lengths[0]) @ (second / lengths[1]).T
+
+    def refuse(_: np.ndarray) -> InputError:
+        return InputError("an embedding is zero or not finite, so that it has no cosine with another")
+
+    units = [unit_rows(np.atleast_2d(one).astype(np.float64), refuse).reshape(one.shape) for one in (first, second)]
+    return np.clip(units[0] @ units[1].T, -1.0, 1.0)  # rounding can leave that of equal ones a hair above 1
 
 
 class _Arrays(Images):
@@ -254,7 +255,8 @@ def _open(images: ImagesLike) -> Images:
         return list_images([os.fspath(images)])
     if isinstance(images, np.ndarray) and images.ndim == 3:
         images = images[None]
-    if not isinstance(images, Iterable) or isinstance(images, bytes):
+    is_scalar = isinstance(images, np.ndarray) and images.ndim == 0
+    if is_scalar or not isinstance(images, Iterable) or isinstance(images, bytes):
         raise InputError(f"images are a path, uint8 RGB pixels or a list of these; found {type(images).__name__}")
     listed = list(images)
     if not listed:

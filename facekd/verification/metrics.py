@@ -22,12 +22,14 @@ from facekd.verification.operating_points import (
     RocCurve,
     Rule,
     TarAtFar,
+    checked_far,
     first_refused_score,
     just_above,
     num_accepted_above,
     num_allowed_false_accepts,
 )
 from facekd.verification.ranked_scores import RankedScores
+from facekd.verification.scores import as_array, checked_score_pair
 
 
 def tar_at_far(
@@ -70,7 +72,12 @@ def tar_curve(genuine: np.ndarray, impostor: np.ndarray, fars: np.ndarray) -> np
 
     Returns:
         (F,) true accept rates.
+
+    Raises:
+        InputError: as `tar_at_far`.
     """
+    genuine, impostor = checked_score_pair(genuine, impostor)
+    fars = np.array([checked_far(far) for far in np.atleast_1d(as_array(fars, "fars")).tolist()])
     # A lowest impostor of minus infinity is the first refused one where a FAR allows all the others.
     rising = np.append(-np.inf, np.sort(impostor))
     refused = first_refused_score(rising, num_allowed_false_accepts(fars, len(impostor)))

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from facekd.errors import InputError
+from facekd.utils.foreign import shown
 from facekd.utils.wording import counted
 from facekd.verification.scores import checked_scores
 
@@ -146,10 +147,14 @@ def crossing_rate(
 
 
 def checked_far(far: float) -> float:
-    """Returns a FAR as a float. Raises `InputError` outside (0, 1]."""
-    if not 0 < far <= 1:
+    """Returns a FAR as a float. Raises `InputError` outside (0, 1], and for what is no number."""
+    try:
+        number = float(far)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"a FAR is a number in (0, 1]; found {shown(repr(far))}") from error
+    if not 0 < number <= 1:
         raise InputError(f"a FAR must lie in (0, 1]; found {far}")
-    return float(far)
+    return number
 
 
 def false_accept_among(far: float, num_comparisons: int) -> float:

@@ -29,7 +29,7 @@ from facekd.verification.operating_points import (
     not_measurable,
     num_allowed_false_accepts,
 )
-from facekd.verification.scores import checked_score_pair, checked_scores
+from facekd.verification.scores import as_array, checked_score_pair, checked_scores
 
 FIRST_WINDOW = 16  # impostors on either side of a target, where the search for ROC corners begins
 Range = tuple[float, float]
@@ -96,7 +96,7 @@ class RankedScores:
         """Computes TAR@FAR; see `facekd.verification.tar_at_far`."""
         if rule not in RULES:
             raise InputError(f"rule must be one of {', '.join(RULES)}; found {rule!r}")
-        targets = [checked_far(far) for far in np.atleast_1d(np.asarray(fars, dtype=np.float64))]
+        targets = [checked_far(far) for far in np.atleast_1d(as_array(fars, "fars")).tolist()]
         points = []
         for far in targets:
             # Find the threshold, then count what it accepts.

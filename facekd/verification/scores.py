@@ -93,9 +93,25 @@ def _has_direction(lengths: np.ndarray) -> NDArray[np.bool_]:
     return np.isfinite(lengths) & (lengths > 0)
 
 
+def as_array(values: ArrayLike, name: str) -> np.ndarray:
+    """Returns what a caller gave as an array of any type and shape.
+
+    Raises:
+        InputError: it is none, such as rows of different lengths or a tensor with a gradient; or some of its values
+            are masked, which numpy would take for values.
+    """
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name}: expected an array of numbers: {error}") from error
+    if np.ma.is_masked(values):
+        raise InputError(f"{name}: some values are masked; take them out first, such as by `.compressed()`")
+    return array
+
+
 def checked_scores(values: ArrayLike, name: str) -> np.ndarray:
     """Returns finite float32 or float64 (n,), n >= 1; float32 stays float32. Raises `InputError` naming `name`."""
-    array = np.asarray(values)
+    array = as_array(values, name)
     if array.ndim != 1:
         raise InputError(f"{name}: expected a one-dimensional array of scores, found shape {array.shape}")
     if array.size == 0:
@@ -123,10 +139,10 @@ def checked_score_pair(genuine: ArrayLike, impostor: ArrayLike) -> tuple[np.ndar
 
 def checked_is_same(is_same: ArrayLike, num_pairs: int) -> np.ndarray:
     """Returns labels, given as bool or 0 / 1, as bool (N,)."""
-    array = np.asarray(is_same)
+    array = as_array(is_same, "is_same")
     if array.shape != (num_pairs,):
         raise InputError(f"is_same has shape {array.shape}; expected ({num_pairs},), one a score")
-    if array.dtype != np.bool_ and not np.isin(array, (0, 1)).all():
+    if array.dtype != np.bool_ and not (array.dtype.kind in "fiuO" and np.isin(array, (0, 1)).all()):
         raise InputError("is_same holds values other than True and False (or 1 and 0)")
     return array.astype(bool)
 
@@ -142,7 +158,7 @@ def fold_indices(num_pairs: int, folds: int | ArrayLike) -> np.ndarray:
         InputError: fewer than two folds, fewer pairs than folds, wrong length, an empty fold.
     """
     # A number of folds: contiguous ones, the first larger by one pair where the division leaves a remainder.
-    given = np.asarray(folds)
+    given = as_array(folds, "folds")
     if given.dtype.kind not in "iu":
         raise InputError(f"folds must be a number of folds or an integer array, found {folds!r}")
     if given.ndim == 0:

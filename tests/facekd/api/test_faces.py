@@ -104,7 +104,7 @@ def test_values_out_of_range_are_refused(model: Path, scrfd: Path) -> None:
         facekd.load_model(model, threads=-1)
 
 
-def test_similarity_is_the_cosine() -> None:
+def test_similarity_is_the_cosine(model: Path) -> None:
     generator = np.random.default_rng(1)
     first, second = generator.normal(size=(3, 7)), generator.normal(size=(4, 7))
     expected = [[a @ b / np.sqrt((a @ a) * (b @ b)) for b in second] for a in first]
@@ -114,5 +114,12 @@ def test_similarity_is_the_cosine() -> None:
     for bad in (np.zeros(7), np.full(7, np.nan), np.ones(6)):
         with pytest.raises(InputError, match="embedding"):
             facekd.similarity(first, bad)
-    with pytest.raises(InputError, match="embeddings are numbers"):
-        facekd.similarity(first, "text")  # type: ignore[arg-type]
+    for odd in ("text", first + 0j, first > 0, ["1"] * 7):
+        with pytest.raises(InputError, match="embeddings are numbers"):
+            facekd.similarity(first, odd)  # type: ignore[arg-type]
+    # Squares that overflow or vanish, and equal embeddings.
+    for scale in (1e200, 1e-200):
+        np.testing.assert_allclose(facekd.similarity(first * scale, second), expected, rtol=1e-12)
+    assert np.diag(facekd.similarity(first, first * 3)).max() <= 1
+    with pytest.raises(InputError, match="images are a path, uint8 RGB pixels"):
+        facekd.load_model(model).embed(np.array(1.0))

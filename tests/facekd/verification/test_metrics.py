@@ -22,6 +22,7 @@ from facekd.verification import (
     balanced_folds,
     equal_error_point,
     equal_error_rate,
+    far_threshold,
     fold_indices,
     kfold_accuracy,
     num_allowed_false_accepts,
@@ -432,6 +433,42 @@ class TestBadInput:
             metric(genuine, impostor)
         np.testing.assert_array_equal(genuine, before[0])
         np.testing.assert_array_equal(impostor, before[1])
+
+
+class Tensor:
+    """Stands for a tensor that has a gradient, which numpy cannot read."""
+
+    def __array__(self, dtype=None, copy=None):
+        raise RuntimeError("call detach first")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [[0.1, np.nan], [np.inf], [], 1.0, [[1.0]], [True, False], [1 + 2j], ["a"], [[1], [1, 2]], Tensor(),
+     np.ma.masked_array([1.0, 2.0], [False, True])],
+)  # fmt: skip
+@pytest.mark.parametrize("measure", [tar_curve, roc_curve, equal_error_rate, tar_at_far, far_threshold])
+def test_what_is_no_list_of_scores_is_refused_by_every_measure(measure, odd):
+    fine = np.array([0.5, 0.25])
+    rates = {tar_curve: ([0.5],), tar_at_far: ([0.5],)}.get(measure, ())
+    with pytest.raises(InputError, match=r"genuine|impostor"):
+        measure(odd, 0.5) if measure is far_threshold else measure(odd, fine, *rates)
+    if measure is not far_threshold:
+        with pytest.raises(InputError, match="impostor"):
+            measure(fine, odd, *rates)
+
+
+@pytest.mark.parametrize("far", [0, -1, 1.5, np.nan, "a", None, [0.5, 2], [[0.5]], [[1], [1, 2]]])
+@pytest.mark.parametrize("measure", [tar_curve, tar_at_far])
+def test_a_curve_takes_the_rates_that_a_point_takes(measure, far):
+    with pytest.raises(InputError, match=r"FAR|fars"):
+        measure(np.array([0.5, 1.0]), np.array([0.0, 0.25]), far)
+
+
+def test_scores_without_a_sign_make_the_same_curve():
+    genuine, impostor = np.array([3, 9, 7]), np.array([1, 8, 5, 4])
+    found = [tar_curve(genuine.astype(kind), impostor.astype(kind), np.array([0.25, 0.5])) for kind in ("u1", "f8")]
+    np.testing.assert_array_equal(*found)
 
 
 def test_an_absurd_far_has_a_short_reason():
