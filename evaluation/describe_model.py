@@ -108,7 +108,7 @@ def _print_file(file: OnnxFile) -> None:
 def _type_of(value: Any) -> str:
     tensor = value.type.tensor_type
     sizes = [shown(dim.dim_param) if dim.dim_param else dim.dim_value or "?" for dim in tensor.shape.dim]
-    return f"{_type_name(tensor.elem_type)} [{', '.join(map(str, sizes))}]"
+    return f"{_type_name(tensor.elem_type)} [{shown(', '.join(map(str, sizes)))}]"
 
 
 def _type_name(number: int) -> str:

@@ -16,7 +16,7 @@ from facekd.errors import DataError
 from facekd.files.reading import read_text_file
 from facekd.images.image_files import Reason, list_by_folder
 from facekd.utils.decimal_digits import real_number
-from facekd.utils.foreign import shown
+from facekd.utils.foreign import leads_out, shown
 from facekd.utils.wording import counted
 
 AGEDB_NAME = re.compile(r"\d+_(?P<who>.+)_(?P<age>\d+)_(?P<sex>[mfMF])")
@@ -235,11 +235,10 @@ def names_from_lst(pack: RecordPack, lst_path: Path) -> list[str]:
             raise DataError(
                 f"{lst_path} gives {shown(name)} label {label}, and record {pack.image_keys[image]} has {labels[image]}"
             )
-        path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts:
+        if leads_out(name):
             raise DataError(f"{lst_path} has the name '{shown(name)}', which leads out of the output folder")
         names.append(name)
-        places.add(str(path))
+        places.add(str(PurePosixPath(name)))
     if len(places) != len(names):
         raise DataError(f"{lst_path} lists some names twice")
     return names
@@ -282,7 +281,5 @@ def labels_from_key_list(pack: RecordPack, path: Path) -> tuple[np.ndarray, list
     people = [posixpath.normpath(name.rpartition("/")[0]) for name in names]
     label_of = {person: label for label, person in enumerate(sorted(set(people)))}
     # Names that lead out of a folder, or are there twice, are no use as names of files.
-    is_usable = len(set(names)) == len(names) and not any(
-        PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts for name in names
-    )
+    is_usable = len(set(names)) == len(names) and not any(map(leads_out, names))
     return np.array([label_of[person] for person in people], dtype=np.int64), names if is_usable else []

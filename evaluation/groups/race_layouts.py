@@ -18,7 +18,7 @@ from evaluation.groups.group_file import GroupFile
 from evaluation.sets.file_pairs import FilePairs, ListedPairs
 from facekd.errors import DataError
 from facekd.files.reading import is_listed_file, read_text_file, sha256_of_file
-from facekd.utils.foreign import shown
+from facekd.utils.foreign import leads_out, shown
 from facekd.utils.wording import counted
 from facekd.verification.kfold import FoldKind
 
@@ -118,7 +118,7 @@ def _load_bfw(path: Path, images: Path, folds: int, fold_kind: FoldKind) -> File
         names = tuple((row[side] or "").strip().replace("\\", "/") for side in ("p1", "p2"))
         subjects = tuple(name.rpartition("/")[0] for name in names)
         label = (row["label"] or "").strip()
-        if not all(subjects) or any(".." in name.split("/") or name.startswith("/") for name in names):
+        if not all(subjects) or any(leads_out(name) for name in names):
             raise DataError(f"{path}: line {number} names '{shown(' and '.join(names))}'; expected GROUP/PERSON/IMAGE")
         if label not in ("0", "1", "0.0", "1.0") or label.startswith("1") != (subjects[0] == subjects[1]):
             raise DataError(

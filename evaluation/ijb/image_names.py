@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from facekd.errors import DataError
-from facekd.utils.foreign import shown
+from facekd.utils.foreign import leads_out, shown
 
 
 def require_inside(names: np.ndarray, path: Path) -> None:
@@ -22,9 +22,9 @@ def require_inside(names: np.ndarray, path: Path) -> None:
     """
     # Two points side by side are rare, so few names are looked at one by one.
     odd = np.flatnonzero(np.char.startswith(names, b"/") | (np.char.find(names, b"..") >= 0))
-    for name in names[odd].tolist():
-        if name.startswith(b"/") or b".." in name.split(b"/"):
+    for name in (name.decode(errors="surrogateescape") for name in names[odd].tolist()):
+        if leads_out(name):
             raise DataError(
-                f"{path}: names the image {shown(name.decode(errors='surrogateescape'))}, which leads out of "
-                "`loose_crop`; expected names of files in that folder"
+                f"{path}: names the image {shown(name)}, which leads out of `loose_crop`; name files in that folder "
+                "(links to images elsewhere may lie there)"
             )

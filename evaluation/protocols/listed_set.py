@@ -17,7 +17,7 @@ from facekd.errors import DataError, FacekdError, ImageError
 from facekd.images.decoding import decode_rgb
 from facekd.images.image_files import LeftOut, is_image_name, read_folder, read_image_file
 from facekd.images.preprocessing import fit_images
-from facekd.utils.foreign import shown, some_of
+from facekd.utils.foreign import leads_out, shown, some_of
 from facekd.utils.text_arrays import text_array
 from facekd.utils.wording import agreeing, counted
 
@@ -201,7 +201,7 @@ def check_names(path: Path, names: Sequence[str]) -> None:
     Raises:
         DataError: naming the list and the first of them.
     """
-    bad = [name for name in names if not is_image_name(name) or name.startswith("/") or ".." in name.split("/")]
+    bad = [name for name in names if not is_image_name(name) or leads_out(name)]
     if bad:
         raise DataError(
             f"{path}: {len(bad):,} of {counted(len(names), 'name')} "

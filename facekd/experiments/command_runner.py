@@ -216,11 +216,9 @@ def run_steps(
     Raises:
         TrainingError: a step failed, without `keep_going`.
     """
-    if any(step.processes > 1 for step in steps) and (why := why_not_torch_here()) is not None:
-        raise TrainingError(why)  # torch's launcher does not ask
+    _check_launcher(steps)
     environment = _environment(threads)
-    outcome = Outcome(done=list(done))
-    waiting = list(steps)
+    outcome, waiting = Outcome(done=list(done)), list(steps)
     running: list[_Running] = []
     with interrupted_by_signals():
         try:
@@ -251,6 +249,12 @@ def run_steps(
             _stop(running)
             raise
     return outcome
+
+
+def _check_launcher(steps: Sequence[Step]) -> None:
+    """Refuses steps of several processes where torch's launcher, which does not ask, would run a library found here."""
+    if any(step.processes > 1 for step in steps) and (why := why_not_torch_here()) is not None:
+        raise TrainingError(why)
 
 
 def _environment(threads: int | None) -> dict[str, str]:

@@ -93,11 +93,14 @@ def open_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str,
                 f"{path}: is cut short: {counted(len(whole), 'byte')}, expected "
                 f"{START_BYTES + length + content['num_bytes']:,}"
             )
-        # Each array is a view of the mapped file.
-        arrays = {
-            name: _array_at(path, name, whole[START_BYTES + length :], place)
-            for name, place in content["arrays"].items()
-        }
+        # Each array is a view of the mapped file, and a part of its own: no byte is read for many of them.
+        arrays: dict[str, np.ndarray] = {}
+        num_read = 0
+        for name, place in content["arrays"].items():
+            arrays[name] = _array_at(path, name, whole[START_BYTES + length :], place)
+            num_read += arrays[name].nbytes
+            if num_read > content["num_bytes"]:
+                raise DataError(f"{path}: describes arrays of more bytes than it has; delete it")
         return dict(content["about"]), arrays
 
 

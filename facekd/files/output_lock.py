@@ -94,12 +94,14 @@ def _acquire(lock_path: Path) -> int | None:
         make_folder(lock_path.parent)
         try:
             descriptor = open_own_descriptor(lock_path, os.O_RDWR)
-        except FileNotFoundError:
+        except OSError as error:
             # The process that had created the folder has just removed it. But the current folder, once deleted, still
-            # looks like one, and no file can be made in it however often it is tried.
+            # looks like one, and no file can be made in it however often it is tried. Or the lock has another name.
             num_tries += 1
-            if num_tries == MAX_TRIES:
+            if num_tries == MAX_TRIES or not (isinstance(error, FileNotFoundError) or error.errno == errno.EMLINK):
                 raise
+            if error.errno == errno.EMLINK and not _unlink_if_free(lock_path):
+                return None
             continue
         try:
             if lock_descriptor(descriptor) is Lock.TAKEN:
@@ -114,6 +116,25 @@ def _acquire(lock_path: Path) -> int | None:
         finally:
             if descriptor >= 0:
                 os.close(descriptor)
+
+
+def _unlink_if_free(lock_path: Path) -> bool:
+    """Takes a name from a lock file that has another one, as after `cp -al`; returns False if a process holds it.
+
+    What it is under its other name stays as it is.
+    """
+    try:
+        descriptor = os.open(lock_path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        if lock_descriptor(descriptor) is Lock.TAKEN:
+            return False
+        if is_descriptor_at(descriptor, lock_path):
+            lock_path.unlink()
+        return True
+    finally:
+        os.close(descriptor)
 
 
 def _holder(lock_path: Path) -> str:

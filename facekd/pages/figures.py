@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ LONGEST_ALT = 600
 FEWEST_BINS, MOST_BINS = 6, 40
 REFERENCE_LINE: dict[str, Any] = {"ls": ":", "lw": 0.9, "color": "0.4"}
 MARKED_VALUE: dict[str, Any] = {"ls": "--", "lw": 1}
+_importing = threading.Lock()
 
 
 def _import_matplotlib() -> None:
@@ -52,14 +54,16 @@ def _import_matplotlib() -> None:
     matplotlib takes its settings from there before all other places, and versions before 3.11 run code that stands in
     them. Where a program has imported it already, its settings are that program's.
     """
-    if "matplotlib" in sys.modules:
-        return
-    exists = os.path.exists
-    os.path.exists = lambda path: path != "matplotlibrc" and exists(path)  # by this name, and by this function
-    try:
-        import matplotlib  # noqa: F401
-    finally:
-        os.path.exists = exists
+    # One thread at a time: another would take the function of the first for Python's own, and leave it in place.
+    with _importing:
+        if "matplotlib" in sys.modules:
+            return
+        exists = os.path.exists
+        os.path.exists = lambda path: path != "matplotlibrc" and exists(path)  # by this name, and by this function
+        try:
+            import matplotlib  # noqa: F401
+        finally:
+            os.path.exists = exists
 
 
 def new_figure(

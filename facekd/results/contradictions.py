@@ -53,10 +53,8 @@ def problem_of_galleries(galleries: Mapping[str, Mapping[str, Any]]) -> str | No
 
 def problem_of_protocols(protocols: Sequence[Mapping[str, Any]]) -> str | None:
     """Compares the FARs that protocols were measured at: their table has a column for each."""
-    if (
-        len({tuple(point["far"] for point in entry["tar_at_far"]) for entry in protocols if entry.get("tar_at_far")})
-        > 1
-    ):
+    lists = (entry["tar_at_far"] for entry in protocols if entry.get("tar_at_far"))
+    if len({tuple(point["far"] for point in points) for points in lists}) > 1:
         return "has lists tar_at_far that differ from protocol to protocol"
     return None
 

@@ -31,6 +31,11 @@ def some_of(names: Collection[Any], most: int = 3) -> str:
     return listed + (", ..." if len(names) > most else "") if names else "none"
 
 
+def leads_out(name: str) -> bool:
+    """Tells whether a name in a list, with `/` between folders, leads out of the folder that it is joined to."""
+    return name.startswith("/") or ".." in name.split("/")
+
+
 @contextlib.contextmanager
 def reading(
     path: str | os.PathLike[str], expected: str, error: type[FacekdError] = DataError, remedy: str = "fetch it again"

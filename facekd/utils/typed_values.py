@@ -65,9 +65,7 @@ def find_fault(value: Any, kind: Any, place: str = "", names: Mapping[str, Any] 
         _check(value, kind, place, names)
     except _FaultError as fault:
         return str(fault)
-    except (
-        RecursionError
-    ):  # JSON is read to a depth at which checking it would need more levels of calls than there are
+    except RecursionError:  # Python reads JSON to a depth at which this check runs out of levels of calls
         return f"its '{shown(place) or 'content'}' is nested too deeply"
     return ""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,20 +21,15 @@ from facekd.data.datasets.identity_map import images_sha256
 from facekd.errors import DataError, ImageError
 from facekd.files.array_cache import load_cached
 from facekd.files.reading import require_regular_file, sha256_of_file
+from tests.no_waiting import failing_if_it_waits
 from tests.odd_images import picture, saved
 from tests.results_of_each_kind import pack
 
 
 @pytest.fixture(autouse=True)
 def a_verb_that_waits_fails() -> Iterator[None]:
-    def give_up(*_: object) -> None:
-        raise AssertionError("it waits for ever")
-
-    before = signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(20)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
+    with failing_if_it_waits(20):
+        yield
 
 
 @pytest.mark.parametrize(

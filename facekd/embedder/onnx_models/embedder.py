@@ -39,7 +39,7 @@ from facekd.embedder.sidecar import add_to_given, read_sidecar, sidecar_path
 from facekd.errors import ModelError
 from facekd.files.reading import sha256_of_file
 from facekd.images.preprocessing import Preprocessing, fit_images
-from facekd.utils.foreign import LONGEST_NAME, shown
+from facekd.utils.foreign import LONGEST_NAME, MAX_DIMENSIONS, shown
 from facekd.utils.processes.ordered_work import in_order
 from facekd.utils.wording import counted
 from facekd.verification.scores import unit_rows
@@ -439,5 +439,5 @@ def _refuse_other_purposes(file: OnnxFile, session: Any) -> None:
 
 def _is_declared(shape: Sequence[Any]) -> bool:
     """Tells whether a shape says how many values an output has for an image; so many must first be seen."""
-    is_known = len(shape) > 0 and all(isinstance(size, int) and size > 0 for size in shape[1:])
+    is_known = 0 < len(shape) <= MAX_DIMENSIONS and all(isinstance(size, int) and size > 0 for size in shape[1:])
     return is_known and math.prod(shape[1:]) <= MOST_BELIEVED

@@ -11,6 +11,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from facekd import __version__
+from facekd.errors import DataError
+from facekd.files.reading import read_text_file
 from facekd.training.logbook.tracked_run import Entry, Outcome, TrackedRun
 from facekd.utils.foreign import shown
 
@@ -111,9 +113,9 @@ def why_not_wandb_here() -> str | None:
             continue
         found = configparser.ConfigParser()
         try:
-            found.read_string(file.read_text(encoding="utf-8"))
+            found.read_string(read_text_file(file))
             settings = dict(found.items("default")) if found.has_section("default") else {}
-        except (OSError, ValueError, configparser.Error):
+        except (OSError, DataError, configparser.Error):
             return f"wandb takes settings from {file} in the current folder, and it cannot be read: move it away"
         usual = [("base_url", SERVER), ("base_url", os.environ.get("WANDB_BASE_URL"))]
         if others := [key for key, value in settings.items() if key not in HARMLESS and (key, value) not in usual]:

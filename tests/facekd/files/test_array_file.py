@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import zlib
 from pathlib import Path
@@ -86,6 +87,20 @@ def test_the_arrays_are_those_of_the_file_whose_header_was_read(
 
     monkeypatch.setattr(array_file.json, "loads", replace_and_load)
     np.testing.assert_array_equal(open_arrays(path)[1]["rows"], ARRAYS["rows"])
+
+
+def test_a_part_of_the_file_belongs_to_one_array(tmp_path: Path) -> None:
+    """A megabyte that thousands of arrays share would be read, for its checksum, thousands of times."""
+    content = bytes(1 << 20)
+    place = {"dtype": "u1", "shape": [len(content)], "offset": 0, "crc32": zlib.crc32(content)}
+    whole = {"about": {}, "num_bytes": len(content), "arrays": {str(number): place for number in range(4000)}}
+    header = json.dumps(whole).encode()
+    path, checksum = tmp_path / "a", zlib.crc32(header)
+    path.write_bytes(MAGIC + len(header).to_bytes(4, "little") + checksum.to_bytes(4, "little") + header + content)
+    started = time.process_time()
+    with pytest.raises(DataError, match="describes arrays of more bytes than it has"):
+        open_arrays(path)
+    assert time.process_time() - started < 1
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,28 @@ def test_many_processes_that_lock_and_remove_one_lock_never_hold_it_together(tmp
     assert [process.exitcode for process in processes] == [0] * 4
 
 
+def test_a_lock_with_another_name_is_replaced_once_it_is_free(tmp_path: Path) -> None:
+    """`cp -al` of a folder in which a command is at work gives its lock a second name."""
+    folders = [tmp_path / "run", tmp_path / "copy"]
+    process = start_holder(HOLD_FOLDER, str(folders[0]))
+    folders[1].mkdir()
+    (folders[1] / ".lock").hardlink_to(folders[0] / ".lock")
+    for folder in folders:
+        with (
+            pytest.raises(InUseError, match=rf"process {process.pid}\); wait"),
+            folder_lock(folder, "study is at work"),
+        ):
+            pass
+    process.kill()
+    end(process)
+    said = (folders[1] / ".lock").read_text()
+    with folder_lock(folders[0], "study is at work"):
+        assert (folders[1] / ".lock").read_text() == said  # and the file of somebody, of which it was another name
+    with folder_lock(folders[1], "study is at work"):
+        pass
+    assert not any((folder / ".lock").exists() for folder in folders)
+
+
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
 def test_a_place_that_cannot_be_written_is_refused_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -337,6 +338,27 @@ def test_a_model_of_several_features_wants_a_choice(tmp_path: Path) -> None:
 
 def test_an_undeclared_embedding_size_is_asked_of_the_graph(tmp_path: Path) -> None:
     assert OnnxEmbedder(write_model(tmp_path / "m.onnx", declare_output=False)).embedding_size == 5
+
+
+def test_the_sizes_of_very_many_dimensions_are_not_multiplied(tmp_path: Path) -> None:
+    """Only the file says which shape this graph makes. Multiplying its sizes takes the square of their number."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("NonZero", ["data"], ["places"]),
+            helper.make_node("Gather", ["places", "first"], ["shape"]),
+            helper.make_node("Reshape", ["data", "shape"], ["out"]),
+        ],
+        "odd",
+        [helper.make_tensor_value_info("data", TensorProto.FLOAT, ["n", 3, SIZE, SIZE])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, ["n"] + [2**62] * 40_000)],
+        [numpy_helper.from_array(np.array(0), "first")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "m.onnx")
+    started = time.process_time()
+    with pytest.raises(ModelError, match="onnxruntime fails on input"):
+        open_embedder(tmp_path / "m.onnx", mean=127.5, std=127.5, color="rgb")
+    assert time.process_time() - started < 2
 
 
 def test_a_batch_fixed_inside_the_graph_is_explained_and_batch_size_1_works(tmp_path: Path) -> None:

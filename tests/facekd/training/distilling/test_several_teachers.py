@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from facekd.teacher.config import spell_out_teachers
 from facekd.training.config.distill_config import DistillConfig
 from facekd.training.distill import main
 from facekd.training.logbook import read_log
+from tests.no_waiting import failing_if_it_waits
 
 
 @pytest.fixture(scope="module")
@@ -161,10 +161,8 @@ def test_teachers_on_the_command_line(teachers: Path) -> None:
     assert several == {**unset, "--teacher.head": "", "--teachers": f'[{{"model": "a"}}, {{"cache": "{cache}"}}]'}
     assert spell_out_teachers(["--teacher", "own.yaml"]) == ["--teacher", "own.yaml"]
     os.mkfifo(teachers / "pipe")
-    signal.alarm(30)  # opening it would wait for ever
-    with pytest.raises(DataError, match="pipe: is a named pipe"):
+    with failing_if_it_waits(), pytest.raises(DataError, match="pipe: is a named pipe"):
         spell_out_teachers(["--teacher", str(teachers / "pipe")])
-    signal.alarm(0)
     for last in ("--teacher", "--teacher="):
         with pytest.raises(ConfigError, match="--teacher needs a checkpoint"):
             spell_out_teachers(["--seed", "1", last])

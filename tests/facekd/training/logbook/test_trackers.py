@@ -20,6 +20,7 @@ from facekd.training.config import TrainConfig
 from facekd.training.logbook import Logbook, background, mlflow_run, require_trackers
 from facekd.training.logbook.trackers import REMOTE
 from facekd.training.train import main
+from tests.no_waiting import failing_if_it_waits
 
 CONFIG = {"schedule": {"lr": 0.1}, "images": 40}
 
@@ -321,6 +322,10 @@ def test_wandb_takes_no_server_from_the_current_folder(
     require_trackers(("wandb",))
     file.write_bytes(b"[default\n\xff")
     with pytest.raises(ConfigError, match="cannot be read: move it away"):
+        require_trackers(("wandb",))
+    file.unlink()
+    os.mkfifo(file)
+    with failing_if_it_waits(), pytest.raises(ConfigError, match="cannot be read: move it away"):
         require_trackers(("wandb",))
 
 
