@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 from facekd.checkpoints.contents import HEAD_SUFFIX, SUFFIX
 from facekd.errors import CheckpointError
 from facekd.files.reading import require_regular_file
+
+NUMBERED = re.compile("[0-9]{12,15}")  # names sort by age; what people call otherwise, such as 5.pt, is none of a run
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,8 @@ def checkpoint_path(run_folder: Path, images_seen: int) -> Path:
 
 
 def list_checkpoints(run_folder: Path) -> list[Path]:
-    """Lists the numbered checkpoints of a run, oldest first, without `best.pt`."""
-    return sorted(path for path in (run_folder / "checkpoints").glob(f"*{SUFFIX}") if path.stem.isdigit())
+    """Lists the numbered checkpoints of a run, oldest first, without `best.pt` and other names."""
+    return sorted(path for path in (run_folder / "checkpoints").glob(f"*{SUFFIX}") if NUMBERED.fullmatch(path.stem))
 
 
 def keep_last(run_folder: Path, count: int) -> None:

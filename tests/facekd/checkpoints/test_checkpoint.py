@@ -126,6 +126,16 @@ def test_a_folder_stands_for_its_newest_checkpoint(tmp_path: Path) -> None:
     assert (tmp_path / "checkpoints" / "best.pt").exists()
 
 
+def test_files_that_people_put_beside_checkpoints_are_none(tmp_path: Path) -> None:
+    written = [checkpoint_path(tmp_path, images_seen) for images_seen in (10, 2_000)]
+    others = [tmp_path / "checkpoints" / f"{name}.pt" for name in ("5", "2026", "²", "٣", "000000000001x")]
+    for number, path in enumerate((*written, *others)):
+        save_checkpoint(path, {"config": number})
+    assert list_checkpoints(tmp_path) == written and load_checkpoint(tmp_path)["config"] == 1
+    keep_last(tmp_path, 1)
+    assert list_checkpoints(tmp_path) == written[1:] and all(path.exists() for path in others)
+
+
 def test_what_a_kill_left_half_written_goes(tmp_path: Path) -> None:
     with contextlib.suppress(KeyboardInterrupt), atomic_path(checkpoint_path(tmp_path, 7)) as temporary:
         (tmp_path / "checkpoints" / temporary.name.replace(".tmp", "0.tmp")).touch()  # of a killed process
