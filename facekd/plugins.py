@@ -107,6 +107,21 @@ def take_plugins(words: Sequence[str]) -> list[str]:
     return left
 
 
+def refuse_plugins(words: Iterable[str], where: str) -> None:
+    """Refuses options of a file that would load a plug-in, shortened ones too: code runs only where the user names it.
+
+    Raises:
+        ConfigError: one of the words is such an option; `where` says where in the file they stand.
+    """
+    for word in words:
+        option = word.partition("=")[0]
+        if len(option) > 2 and OPTION.startswith(option):
+            raise ConfigError(
+                f"{where}: {option} names code, which runs only where you name it yourself: give {OPTION} to this "
+                "command, and all that it starts has it"
+            )
+
+
 def load_from_environment() -> None:
     """Loads the plug-ins that FACEKD_PLUGINS names, separated as in PATH."""
     for source in filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)):

@@ -25,6 +25,7 @@ from facekd.files.held_folders import check_held, make_folder
 from facekd.files.reading import read_json
 from facekd.files.temporaries import open_own_file
 from facekd.files.writing import write_json
+from facekd.plugins import refuse_plugins
 from facekd.training.logbook import read_log
 from facekd.utils.processes.children import START_MODULE, describe_end, start_tied
 from facekd.utils.processes.current_folder import why_not_torch_here
@@ -58,6 +59,10 @@ class Step:
         after: titles of the steps that this one depends on.
         output: log file for what the command prints; None prints to the terminal.
         processes: number of processes that train together, one per GPU.
+
+    Raises:
+        ConfigError: a word would load a plug-in. Values of a file become words; plug-ins that the user names are handed
+            on by the environment.
     """
 
     title: str
@@ -66,6 +71,9 @@ class Step:
     after: tuple[str, ...] = ()
     output: Path | None = None
     processes: int = 1
+
+    def __post_init__(self) -> None:
+        refuse_plugins(self.words, self.title)
 
     @property
     def command(self) -> list[str]:

@@ -17,6 +17,7 @@ from facekd.commands.suggestions import did_you_mean
 from facekd.errors import ConfigError
 from facekd.experiments.studies.config import FILES_MADE, SET_BY_STUDY, VERBS, Method, Pack, Study
 from facekd.experiments.studies.evaluation import CLASSIFICATION, PEOPLE, Evaluation
+from facekd.plugins import refuse_plugins
 from facekd.utils.foreign import shown
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -238,6 +239,7 @@ def _prepare(file: StudyFile) -> tuple[str, ...]:
             words = shlex.split(command)
         except ValueError as error:
             raise ConfigError(f"prepare {number} is '{shown(command)}': {str(error).lower()}") from error
+        refuse_plugins(words, f"prepare {number}")
         if not words:
             raise ConfigError(f"prepare {number} is empty: write a command without the word facekd, or leave it out")
     return file.prepare or ()
@@ -262,6 +264,8 @@ def _method(name: str, file: MethodFile, seeds: tuple[int, ...], evaluation: Eva
         raise ConfigError(f"{where}.verb: expected train or distill, found {file.verb!r}")
     if file.verb in FILES_MADE and file.recipe:
         raise ConfigError(f"{where}.recipe: {file.verb} takes no configuration file; name its options in config")
+    config = flatten(file.config or {})
+    refuse_plugins((f"--{key}" for key in config), f"{where}.config")
     # A model that exists already counts as one run with seed 0.
     if file.seeds is not None:
         _check_seeds(file.seeds, f"{where}.seeds")
@@ -269,7 +273,7 @@ def _method(name: str, file: MethodFile, seeds: tuple[int, ...], evaluation: Eva
         name=name,
         verb=file.verb,
         recipe=file.recipe or "",
-        config=flatten(file.config or {}),
+        config=config,
         seeds=(0,) if file.model else seeds if file.seeds is None else file.seeds,
         judge=file.judge and file.verb not in FILES_MADE,  # neither is a model to evaluate
         note=file.note or "",
@@ -354,6 +358,7 @@ def _packs(file: StudyFile) -> tuple[Pack, ...]:
 def _evaluate(options: dict[str, Any] | None, where: str, evaluation: Evaluation) -> dict[str, Any]:
     """Returns options spelt as on the command line; `Study.check_evaluation` has the verb check them."""
     spelt = {key.replace("_", "-"): value for key, value in (options or {}).items()}
+    refuse_plugins((f"--{key}" for key in spelt), where)
     for key in SET_BY_STUDY:
         if key in spelt:
             raise ConfigError(f"{where}.{key}: the study sets it; see `{evaluation.key}`, `methods` and --threads")

@@ -94,6 +94,43 @@ def test_a_command_that_no_shell_could_take_apart_is_refused(tmp_path: Path, com
         load_study(write(tmp_path, prepare=["doctor", command]))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"packs": ["--plugin=p.py"]},
+        {"base": {"data.train": "--plugin=/a folder/p.py"}},
+        {"methods": {"alone": {"verb": "train"}, "other": {"model": "--plugin=p.py"}}},
+        {
+            "methods": {
+                "alone": {"verb": "train"},
+                "means": {"verb": "rebuild-head", "config": {"model": "{alone}", "device": "--plugin=p.py"}},
+            }
+        },
+    ],
+)
+def test_no_value_of_a_file_becomes_an_option_that_names_code(changes: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--plugin names code, which runs only where you name it"):
+        load_study(write(tmp_path, **changes)).steps()
+
+
+@pytest.mark.parametrize("option", ["plugin", "plug"])
+@pytest.mark.parametrize("place", ["prepare", "evaluate", "methods.alone.evaluate", "methods.means.config"])
+def test_a_file_names_no_code(place: str, option: str, tmp_path: Path) -> None:
+    """That of a plug-in ran as soon as the options of an evaluation were checked."""
+    named = {option: str(tmp_path / "p.py")}
+    made = content()
+    if place == "prepare":
+        made["prepare"] = [f"cache-teacher m.onnx --data d --output o --{option}={named[option]}"]
+    elif place == "evaluate":
+        made["evaluate"] |= named
+    elif place == "methods.alone.evaluate":
+        made["methods"]["alone"] = {**made["methods"]["alone"], "evaluate": named}
+    else:
+        made["methods"]["means"] = {"verb": "rebuild-head", "config": {"model": "{alone}", **named}}
+    with pytest.raises(ConfigError, match=rf"^{place}( 1)?: --{option} names code, which runs only where you name it"):
+        load_study(write(tmp_path, **made))
+
+
 def test_a_folder_with_a_dollar_sign_reaches_every_verb_as_it_is(tmp_path: Path) -> None:
     study = load_study(write(tmp_path, output="a$$b", seeds=[0]))
     study.check_configs()
