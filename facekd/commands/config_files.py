@@ -261,6 +261,11 @@ def _read_yaml(path: Path, config_class: type, prog: str) -> dict[str, Any]:
     for key in content:  # jsonargparse has keys of its own, such as `config`, behind which it reads another file
         if key.partition(".")[0] not in names:
             raise _unknown_key(f"{path}: ", key, config_keys(config_class))
+    keys = list(content)
+    for place, key in enumerate(keys):  # jsonargparse lets a section replace what stood before it with dots
+        lost = [before for before in keys[:place] if before.startswith(f"{key}.")]
+        if lost and isinstance(content[key], dict):
+            raise ConfigError(f"{path}: {lost[0]} would be lost by the section {key} behind it; write it into that")
     for item in fields(config_class):
         found = content.get(item.name, {})
         is_section = callable(item.default_factory) and is_dataclass(item.default_factory())

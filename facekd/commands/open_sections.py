@@ -7,6 +7,7 @@ would put the value of `--base.data.train` in place of all that a file has below
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, get_type_hints
@@ -153,7 +154,9 @@ def _read_value(option: str, text: str) -> Any:
 
 
 def check_keys(origin: str, section: dict[Any, Any], place: str = "") -> None:
-    """Refuses keys that YAML does not read as text, such as 5, null and yes, and texts that are no names.
+    """Refuses keys that YAML does not read as text, such as 5, null and yes, texts that are no names, and keys twice.
+
+    YAML finds no key twice that stands once in its section and once with dots; one of the two values would be lost.
 
     Args:
         origin: the file or option that they stand in, for messages.
@@ -171,6 +174,18 @@ def check_keys(origin: str, section: dict[Any, Any], place: str = "") -> None:
             raise ConfigError(f"{origin}: '{shown(key)}'{where} is no key: keys are of letters, digits, dots, - and _")
         if isinstance(value, dict):
             check_keys(origin, value, f"{place}.{key}" if place else key)
+    if not place:
+        counts = Counter(_whole_keys(section))
+        for key in (key for key, count in counts.items() if count > 1):
+            raise ConfigError(f"{origin}: {shown(key)} is there with dots and in its section; keep one of the two")
+
+
+def _whole_keys(section: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in section.items():
+        if isinstance(value, dict):
+            yield from _whole_keys(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key
 
 
 def _set(section: dict[str, Any], key: str, value: Any) -> None:

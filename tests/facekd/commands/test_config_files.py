@@ -91,6 +91,28 @@ def test_a_key_with_nothing_behind_it_is_an_empty_text(tmp_path: Path) -> None:
     assert parse_config(TrainConfig, [str(file)], "facekd train", "") == config
 
 
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("data: {train: a}\ndata.train: b\n", "data.train is there with dots and in its section; keep one of the two"),
+        ("data.train: b\ndata: {train: a}\n", "data.train is there with dots and in its section"),
+        ("data.image_size: 64\ndata: {train: a}\n", "data.image_size would be lost by the section data behind it"),
+    ],
+)
+def test_no_key_of_a_file_is_lost_silently(content: str, problem: str, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(f"output: o\n{content}")
+    with pytest.raises(ConfigError, match=f"c.yaml: {problem}"):
+        parse(tmp_path / "c.yaml")
+    with pytest.raises(ConfigError, match=r"base\.x\.y is there with dots and in its section"):
+        (tmp_path / "s.yaml").write_text("output: o\nbase: {x.y: 1, x: {y: 2}}\n")
+        parse(tmp_path / "s.yaml", config_class=StudyFile, prog="facekd study")
+
+
+def test_keys_with_dots_may_follow_their_section(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("output: o\ndata: {train: a}\ndata.image_size: 64\n")
+    assert (parse(tmp_path / "c.yaml").data.train, parse(tmp_path / "c.yaml").data.image_size) == ("a", 64)
+
+
 def test_a_user_who_does_not_exist_is_named() -> None:
     assert expand_path("a~b", "key") == "a~b"
     with pytest.raises(
