@@ -30,6 +30,8 @@ from facekd.data.datasets.record_pack import RecordPack, class_warnings, open_re
 from facekd.data.datasets.sharded_records import ShardedRecords, find_shards
 from facekd.errors import DataError, is_device_failure
 from facekd.files.reading import read_text_file, require_regular_file
+from facekd.utils.decimal_digits import real_number
+from facekd.utils.foreign import shown
 
 
 class ImageSource(Protocol):
@@ -288,10 +290,19 @@ def read_tsv(path: Path) -> list[ListedImage]:
         rows.append((name, label))
     if not rows:
         raise DataError(f"{path} lists no images")
-    if all(label.isascii() and label.isdigit() and len(label) <= MAX_DIGITS for _, label in rows):
-        return [ListedImage(name, check_label(int(label), str(path), name)) for name, label in rows]
+    values = [real_number(label) if len(label) <= MAX_DIGITS else None for _, label in rows]
+    if all(value is not None for value in values):
+        return [ListedImage(name, _whole_label(label, path, name)) for name, label in rows]
     numbers = {label: number for number, label in enumerate(sorted({label for _, label in rows}))}
     return [ListedImage(name, numbers[label]) for name, label in rows]
+
+
+def _whole_label(text: str, path: Path, name: str) -> int:
+    """Returns a label among numbers alone, as pandas may write it: 3.0, and nan where it is missing."""
+    value = real_number(text)
+    if value is None or not value.is_integer():
+        raise DataError(f"{path}: {shown(name)} has the label {shown(text)}; expected whole numbers from 0, or names")
+    return check_label(int(value), str(path), name)
 
 
 def _class_warnings(source: ImageSource, path: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -43,9 +44,9 @@ class TableSource:
             listed += _labels_of(table.column(labels), labels, path)
         self._ends = np.cumsum([len(chunk) for chunk in self._chunks])
         # Labels are numbers, or names that are numbered in sorted order.
-        if all(isinstance(label, int) and label >= 0 for label in listed):
+        if not any(isinstance(label, str) for label in listed):
             check_label(max(listed, default=0), str(paths[0]))
-            self.labels = np.array(listed, dtype=np.int64)
+            self.labels = np.array(listed).astype(np.int64)
         else:
             # Not by an array of the names, in which each has the room of the longest.
             number_of = {name: number for number, name in enumerate(sorted({str(label) for label in listed}))}
@@ -241,7 +242,10 @@ def _labels_of(column: Any, name: str, path: Path) -> list[Any]:
             listed += [None if place is None else values[place] for place in chunk.indices.to_pylist()]
         else:
             listed += chunk.to_pylist()
-    missing = next((row for row, label in enumerate(listed) if label is None), None)
-    if missing is not None:
-        raise DataError(f"{path}: row {missing} has no {name}")
+    for row, label in enumerate(listed):
+        if label is None:
+            raise DataError(f"{path}: row {row} has no {name}")
+        # pandas writes whole numbers as 3.0, and none as nan, where some are missing; -1 often stands for nobody.
+        if not isinstance(label, str) and not (label >= 0 and label == label // 1 < math.inf):
+            raise DataError(f"{path}: row {row} has the {name} {label}; expected whole numbers from 0, or names")
     return listed

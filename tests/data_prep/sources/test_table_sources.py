@@ -38,11 +38,19 @@ def test_rows_keep_their_order_over_chunks_and_names_are_numbered_in_sorted_orde
     assert source.labels.dtype == np.int64
 
 
+def test_numbers_with_a_point_are_the_labels_that_they_say(tmp_path: Path) -> None:
+    source = TableSource([write(tmp_path / "a.parquet", {"img": [b"a", b"b", b"c"], "label": [10.0, 2.0, 0.0]})])
+    assert source.labels.tolist() == [10, 2, 0] and source.labels.dtype == np.int64
+
+
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
         ({"image": [b"a"], "name": [1]}, "expected images (image, img, jpg, bytes) and labels (label, labels,"),
         ({"image": [b"a", b"b"], "label": [1, None]}, "row 1 has no label"),
+        ({"image": [b"a", b"b"], "label": [0, -1]}, "row 1 has the label -1; expected whole numbers from 0"),
+        ({"image": [b"a", b"b"], "label": [0.0, np.nan]}, "row 1 has the label nan; expected whole numbers from 0"),
+        ({"image": [b"a", b"b"], "label": [0.5, 1.0]}, "row 0 has the label 0.5; expected"),
         ({"image": [b"a"], "label": [2**54]}, "labels are whole numbers from 0 to"),
         ({"image": pyarrow.array([], pyarrow.binary()), "label": pyarrow.array([], pyarrow.int64())}, "holds no rows"),
     ],

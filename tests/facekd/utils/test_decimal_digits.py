@@ -88,6 +88,16 @@ def test_a_name_that_ends_in_an_underscored_number_moves_no_landmark(tmp_path: P
     assert name == "photo 0_1" and given.landmarks.reshape(-1).tolist() == [*range(10)] and given.score is None
 
 
+def test_labels_that_are_numbers_are_no_names(tmp_path: Path) -> None:
+    path = tmp_path / "train.tsv"
+    path.write_text("a/1.jpg\t2.0\nb/1.jpg\t10.0\n")
+    assert [image.label for image in read_tsv(path)] == [2, 10]
+    for odd in ("-1", "nan", "inf", "0.5"):
+        path.write_text(f"a/1.jpg\t2\nb/1.jpg\t{odd}\n")
+        with pytest.raises(DataError, match=r"b/1.jpg has (the )?label"):
+            read_tsv(path)
+
+
 def test_spaces_behind_a_label_make_no_other_person(tmp_path: Path) -> None:
     path = tmp_path / "train.tsv"
     path.write_text("a/1.jpg\t2\nb/1.jpg\t10 \na/2.jpg\t2 \r\n")
