@@ -23,6 +23,7 @@ from facekd.utils.foreign import shown, some_of
 from facekd.utils.wording import agreeing, counted
 
 KEYS = ("person", "image", "template")
+MAX_ATTRIBUTES = 128  # each is compared over all images
 EXPECTED = "expected a first line such as person,sex,region and then a line for each person (or image)"
 
 
@@ -83,6 +84,11 @@ def read_groups(path: str | os.PathLike[str]) -> GroupFile:
         raise DataError(
             f"{path}: its first line is '{shown(','.join(head))}'; {EXPECTED}: a first column called "
             f"{', '.join(KEYS[:-1])} or {KEYS[-1]}, and at least one attribute, each with a name of its own"
+        )
+    if len(head) > 1 + MAX_ATTRIBUTES:
+        raise DataError(
+            f"{path}: its first line names {len(head) - 1:,} attributes, and at most {MAX_ATTRIBUTES} are compared; "
+            "keep the columns that matter"
         )
     attributes: dict[str, dict[str, str]] = {name: {} for name in head[1:]}
     names: set[str] = set()

@@ -10,14 +10,13 @@ folder of the faces, GROUP/PERSON/IMAGE), `label`, `att1`, `att2` and `fold`, an
 from __future__ import annotations
 
 import csv
-import io
 import re
 from pathlib import Path
 
 from evaluation.groups.group_file import GroupFile
 from evaluation.sets.file_pairs import FilePairs, ListedPairs
 from facekd.errors import DataError
-from facekd.files.reading import is_listed_file, read_text_file, sha256_of_file
+from facekd.files.reading import is_listed_file, read_text_file, rows_of_table, sha256_of_file
 from facekd.utils.foreign import leads_out, shown
 from facekd.utils.wording import counted
 from facekd.verification.kfold import FoldKind
@@ -27,6 +26,7 @@ NUMBER = "[0-9]{1,8}"  # of an image or a fold
 SUFFIXES = (".jpg", ".png", ".jpeg")
 # Columns of BFW's table: the attribute that each pair of columns gives.
 BFW_ATTRIBUTES = {"subgroup": ("att1", "att2"), "gender": ("g1", "g2"), "ethnicity": ("e1", "e2")}
+BFW_COLUMNS = {"p1", "p2", "label", "fold", *(side for sides in BFW_ATTRIBUTES.values() for side in sides)}
 
 
 def is_race_layout(path: Path) -> bool:
@@ -104,20 +104,19 @@ def _rfw_name(images: Path, subject: str, person: str, number: int) -> str:
 
 def _load_bfw(path: Path, images: Path, folds: int, fold_kind: FoldKind) -> FilePairs:
     try:
-        rows = csv.DictReader(io.StringIO(read_text_file(path).removeprefix("\ufeff")), strict=True)
-        table = list(rows)
+        columns, table = rows_of_table(read_text_file(path).removeprefix("\ufeff"), BFW_COLUMNS, strict=True)
     except csv.Error as error:
         raise DataError(f"{path}: cannot be read as CSV ({error}); expected the table of BFW") from error
-    lacking = {"p1", "p2", "label", "att1", "att2"} - {*(rows.fieldnames or ())}
+    lacking = {"p1", "p2", "label", "att1", "att2"} - {*columns}
     if lacking or not table:
         raise DataError(f"{path}: has no {', '.join(sorted(lacking)) or 'pairs'}; expected the table of BFW: p1, p2, "
                         "label, att1, att2")  # fmt: skip
-    attributes = {name: sides for name, sides in BFW_ATTRIBUTES.items() if {*sides} <= {*(rows.fieldnames or ())}}
+    attributes = {name: sides for name, sides in BFW_ATTRIBUTES.items() if {*sides} <= {*columns}}
     pairs, found = ListedPairs(), {name: dict[str, str]() for name in attributes}
     for number, row in enumerate(table, start=2):
-        names = tuple((row[side] or "").strip().replace("\\", "/") for side in ("p1", "p2"))
+        names = tuple(row[side].strip().replace("\\", "/") for side in ("p1", "p2"))
         subjects = tuple(name.rpartition("/")[0] for name in names)
-        label = (row["label"] or "").strip()
+        label = row["label"].strip()
         if not all(subjects) or any(leads_out(name) for name in names):
             raise DataError(f"{path}: line {number} names '{shown(' and '.join(names))}'; expected GROUP/PERSON/IMAGE")
         if label not in ("0", "1", "0.0", "1.0") or label.startswith("1") != (subjects[0] == subjects[1]):
@@ -127,7 +126,7 @@ def _load_bfw(path: Path, images: Path, folds: int, fold_kind: FoldKind) -> File
             )
         for name, sides in attributes.items():
             for subject, side in zip(subjects, sides, strict=True):
-                group = (row[side] or "").strip()
+                group = row[side].strip()
                 if group and found[name].setdefault(subject, group) != group:
                     raise DataError(
                         f"{path}: line {number}: {shown(subject)} is in two groups of {name}, "

@@ -7,15 +7,13 @@ the open set; the closed set is the mated probes.
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 
 import numpy as np
 
 from evaluation.protocols.listed_set import NO_ENTRIES, Entries, ListedSet, check_names
 from facekd.errors import DataError
-from facekd.files.reading import read_text_file
+from facekd.files.reading import read_text_file, rows_of_table
 from facekd.utils.foreign import reading, shown, some_of
 from facekd.utils.text_arrays import join_text_arrays, text_array
 
@@ -68,15 +66,14 @@ def read_table(path: Path, number: dict[str, int]) -> Entries:
     """
     text = read_text_file(path, has_file_names=True)
     with reading(path, "a table with commas", remedy="write it again"):
-        reader = csv.DictReader(io.StringIO(text), skipinitialspace=True)
-        columns, rows = list(reader.fieldnames or ()), list(reader)
+        columns, rows = rows_of_table(text, COLUMNS, skipinitialspace=True)
     lacking = [name for name in COLUMNS if name not in columns]
     if lacking:
         raise DataError(f"{path}: has no column {' and no '.join(lacking)}; expected {', '.join(COLUMNS)}")
     subject_of: dict[str, str] = {}
     images: dict[str, list[int]] = {}
     for line, row in enumerate(rows, start=2):
-        template, subject, file = (str(row[name] or "").strip() for name in COLUMNS)
+        template, subject, file = (row[name].strip() for name in COLUMNS)
         if not template or not subject or not file:
             raise DataError(f"{path}, line {line}: lacks {COLUMNS[[template, subject, file].index('')]}")
         if subject_of.setdefault(template, subject) != subject:

@@ -142,7 +142,7 @@ def open_own_descriptor(path: str | os.PathLike[str], flags: int) -> int:
             raise OSError(
                 errno.EMLINK,
                 "a file with another name (a hard link) lies where facekd writes a file of its own, and would change "
-                "under both names; remove it, or copy it to a file of its own",
+                "under both names; copy it and move the copy into its place, or remove it if nothing in it is needed",
                 os.fspath(path),
             )
     raise OSError(

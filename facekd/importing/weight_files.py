@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # torch costs seconds: `--help` does without
 WRAPPERS = ("state_dict_backbone", "state_dict", "backbone", "model")
 # Prefixes that wrappers add to every name: distributed training, torch.compile, AdaFace's trainer, CVLface.
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
+MOST_PREFIXES = 16  # taken off; a name of a million takes the square of that
 HEAD_PREFIX = "head."  # of the classifier beside the backbone, in AdaFace's checkpoints
 FORMS = "the state dict of a face network (such as backbone.pth, model.pt, a .ckpt of AdaFace or a .safetensors file)"
 
@@ -117,7 +118,9 @@ def _without_prefixes(
     named: dict[str, torch.Tensor], others: list[str]
 ) -> tuple[dict[str, torch.Tensor], list[str], tuple[str, ...]]:
     prefixes: list[str] = []
-    while prefix := next((p for p in PREFIXES if named and all(name.startswith(p) for name in named)), None):
+    while len(prefixes) < MOST_PREFIXES and (
+        prefix := next((p for p in PREFIXES if named and all(name.startswith(p) for name in named)), None)
+    ):
         named = {name.removeprefix(prefix): value for name, value in named.items()}
         prefixes.append(prefix)
     return named, others, tuple(prefixes)

@@ -21,7 +21,11 @@ MAX_DIMENSIONS = 64  # of an array, as numpy has; the product of a million sizes
 
 def shown(text: object, longest: int = LONGEST_NAME) -> str:
     """Returns foreign text as a terminal may show it: on one line, without control characters, and not too long."""
-    return printable(str(text), longest, kept="")
+    try:
+        whole = str(text)
+    except RecursionError:  # lists in lists, nearly as deep as Python reads them
+        whole = f"{type(text).__name__} nested too deeply"
+    return printable(whole, longest, kept="")
 
 
 def some_of(names: Collection[Any], most: int = 3) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from data_prep.pairs import agedb
 from data_prep.sources import image_lists, table_sources, tar_members
+from evaluation.groups import group_file
 from evaluation.ijb import text_files
 from evaluation.protocols import mat_lists
 from facekd.checkpoints import torch_pickle
@@ -68,6 +69,7 @@ SECURITY = [
     f"{yaml_files.MAX_BYTES // KIB} KiB, {yaml_files.MAX_VALUES:,} values with those that aliases repeat, "
     f"{yaml_files.MAX_DEPTH} levels, numbers of {yaml_files.MAX_DIGITS} digits",
     f"more than {contradictions.MAX_GROUPS} groups of an attribute",
+    f"groups have {group_file.MAX_ATTRIBUTES} attributes at most",
     f"a path or person of {image_inputs.LONGEST_PATH:,} characters, one of IJB of {text_files.MAX_NAME} bytes",
     f"at most {text_arrays.MAX_RATIO} times what the names take by themselves (each counted as "
     f"{text_arrays.SHORTEST_COUNTED} bytes at least) and {text_arrays.FREE_BYTES // MIB} MiB",

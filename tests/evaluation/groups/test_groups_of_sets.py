@@ -129,6 +129,7 @@ def test_images_of_unknown_group_count_in_none(tmp_path: Path, capsys: pytest.Ca
         ("person,sex\np00,f\np01,f\n", "sex has 1 group in the set"),
         ("template,sex\n1,f\n2,m\n", "its groups go by template, and .* knows person or image only"),
         ('person,sex\n"p00,f\n', "cannot be read as CSV"),
+        (f"person,{','.join(map(str, range(129)))}\n", "names 129 attributes, and at most 128 are compared"),
     ],
 )
 def test_bad_files_of_groups_are_refused(tmp_path: Path, content: str, message: str) -> None:

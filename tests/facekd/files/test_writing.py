@@ -7,13 +7,15 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from facekd.errors import DataError, TrainingError
-from facekd.files.reading import encoding_hint, read_json, read_text_file, sha256_of_file, stamp_of
+from facekd.files.reading import encoding_hint, is_sealed, read_json, read_text_file, sealed, sha256_of_file, stamp_of
 from facekd.files.resumable_file import ResumableFile
 from facekd.files.writing import atomic_open, atomic_open_together, atomic_path, write_json, write_small_file
+from facekd.utils.foreign import shown
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
@@ -56,6 +58,15 @@ def test_json_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read_json(tmp_path / "a.json", "a result", keys=("name", "tar")) == value
     with pytest.raises(FileNotFoundError):
         read_json(tmp_path / "b.json", "a result")
+
+
+def test_what_is_nested_too_deeply_to_be_written_is_not_sealed_and_can_be_shown() -> None:
+    assert is_sealed(sealed({"a": [[1]]})) and shown([[1]]) == "[[1]]"
+    nested: list[Any] = []
+    for _ in range(100_000):
+        nested = [nested]
+    assert not is_sealed({"a": nested, "crc32": 0})
+    assert shown(nested) == "list nested too deeply"
 
 
 @pytest.mark.parametrize(

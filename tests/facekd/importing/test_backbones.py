@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,15 @@ def test_wrapped_files_and_other_sizes_import_without_a_name(tmp_path, wrap):
     with torch.no_grad():
         torch.testing.assert_close(backbone(images), expected, rtol=1e-4, atol=1e-4)
     assert {value.dtype for value in backbone.parameters()} == {torch.float32}
+
+
+def test_prefixes_by_the_hundred_thousand_are_no_wrappers(tmp_path):
+    """Each that is taken off copies the rest of the name."""
+    path = save(tmp_path / "model.pt", {"module." * 200_000 + "weight": torch.zeros(1)})
+    started = time.process_time()
+    with pytest.raises(ModelError):
+        import_backbone(path)
+    assert time.process_time() - started < 1
 
 
 def test_the_large_mobilefacenet_means_what_it_meant(tmp_path):
