@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
+from facekd.checkpoints.run_folder import list_checkpoints
 from facekd.commands.config_files import protect_path
 from facekd.errors import TrainingError
 from facekd.files.held_folders import check_held, make_folder
@@ -104,6 +105,7 @@ def as_word(value: Any) -> str:
 class _Known(TypedDict, total=False):
     seconds: Annotated[float, Range(0, 1e12)]
     unfinished: bool
+    made: str
 
 
 class _Done(_Known):
@@ -154,7 +156,15 @@ class CompletedSteps:
             return False
         # Numbers grow with every completed step, so a dependency that has run again since has another number.
         built_on = {title: self._done.get(title, {}).get("number") for title in step.after}
-        return step.makes.exists() and entry["after"] == built_on
+        return step.makes.exists() and entry["after"] == built_on and not self.has_changed(step)
+
+    def has_changed(self, step: Step) -> bool:
+        """Tells whether something else is in the place of what a step has made: what builds on it is of the other.
+
+        What is gone altogether counts as it was: checkpoints are deleted where the results alone are kept.
+        """
+        made, now = self._done.get(step.title, {}).get("made"), _identity_of(step.makes)
+        return bool(made and now) and made != now
 
     def withdraw(self, step: Step) -> None:
         """Records that a step done before is being done again: until it ends, what it makes may be half old.
@@ -172,8 +182,15 @@ class CompletedSteps:
             "number": 1 + max((entry["number"] for entry in self._done.values()), default=0),
             "after": {title: self._done[title]["number"] for title in step.after},
             "seconds": round(seconds, 1),
+            "made": _identity_of(step.makes),
         }
         write_json(self._file, {"steps": self._done})
+
+
+def _identity_of(made: Path) -> str:
+    """Returns name and size of a file, of a run those of its newest checkpoint; an empty text if there is none."""
+    found = list_checkpoints(made)[-1:] if made.is_dir() else [made]
+    return next((f"{path.name}, {path.stat().st_size} bytes" for path in found if path.is_file()), "")
 
 
 @dataclass
@@ -243,6 +260,8 @@ def run_steps(
                             print(f"-- {step.title}: done before", flush=True)
                         outcome.done.append(step.title)
                         continue
+                    if completed.has_changed(step):
+                        print(f"-- {step.title}: {step.makes} is not what it made; done again", flush=True)
                     completed.withdraw(step)
                     running.append(_start(step, environment))
                 # Nothing runs and nothing can start: the steps that are left depend on a failed one.

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from facekd.checkpoints.run_folder import checkpoint_path
 from facekd.errors import DataError, TrainingError
 from facekd.experiments import command_runner as steps_module
 from facekd.experiments.command_runner import CompletedSteps, Step, TrainingWatch, as_options, run_steps
@@ -58,6 +59,42 @@ def test_what_is_done_is_skipped_and_what_builds_on_a_new_run_is_not(tmp_path: P
     (tmp_path / "a").unlink()
     run_steps(steps, CompletedSteps(tmp_path))
     assert runs(tmp_path, "a", "b", "c") == [1, 2, 1]  # a anew, so b again
+
+
+def test_what_was_replaced_since_is_made_again_and_what_builds_on_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = [step(tmp_path, "a"), step(tmp_path, "b", "a")]
+    run_steps(steps, CompletedSteps(tmp_path))
+    (tmp_path / "a").write_text("of another run")
+    assert not CompletedSteps(tmp_path).is_done(steps[0])
+    run_steps(steps, CompletedSteps(tmp_path))
+    assert (tmp_path / "a").read_text() == "of another runx" and runs(tmp_path, "b") == [2]
+    assert f"-- a: {tmp_path / 'a'} is not what it made; done again" in capsys.readouterr().out
+
+
+def test_a_run_is_known_by_its_newest_checkpoint_or_none(tmp_path: Path) -> None:
+    run, completed = tmp_path / "run", CompletedSteps(tmp_path)
+    (run / "checkpoints").mkdir(parents=True)
+    training = Step("train", ("train",), run)
+    files = [checkpoint_path(run, images_seen) for images_seen in (10, 20)]
+    for file in files:
+        file.write_bytes(b"x")
+    completed.add(training, 1.0)
+    assert completed.is_done(training) and CompletedSteps(tmp_path).is_done(training)
+    checkpoint_path(run, 30).write_bytes(b"x")  # trained on by hand
+    assert not completed.is_done(training)
+    checkpoint_path(run, 30).unlink()
+    files[1].unlink()  # the one before it is not what was made
+    assert completed.has_changed(training)
+    files[0].unlink()  # none at all: only results are kept
+    assert completed.is_done(training)
+    # A record of an earlier facekd says nothing of what was made.
+    content = json.loads((tmp_path / "steps.json").read_text())
+    del content["steps"]["train"]["made"]
+    (tmp_path / "steps.json").write_text(json.dumps(content))
+    checkpoint_path(run, 5).write_bytes(b"x")
+    assert CompletedSteps(tmp_path).is_done(training)
 
 
 def test_a_step_stopped_while_it_is_done_again_is_not_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
