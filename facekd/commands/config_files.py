@@ -148,11 +148,23 @@ def parse_config(
         put_open_options(parsed, open_options)
         _expand_paths(parsed, config_class, lambda key: f"{file}: " if key in keys_of_file else "")
         values = parser.instantiate(parsed)
+        if file is not None and "output" in keys_of_file:
+            _require_own_output(file, values["output"])
         return config_class(**{item.name: values[item.name] for item in fields(config_class)})  # type: ignore[arg-type]
     except FacekdError:
         raise
     except Exception as error:  # jsonargparse wraps everything in its own ArgumentError, our checks included
         raise _readable(error, config_keys(config_class), file, keys_of_file) from error
+
+
+def _require_own_output(file: Path, output: str) -> None:
+    """Refuses the configuration of a run that was moved or copied, which names the folder where the run was before."""
+    is_of_a_run = file.name == "config.yaml" and (file.parent / "checkpoints").is_dir()
+    if is_of_a_run and output and file.parent.resolve() != Path(output).resolve():
+        raise ConfigError(
+            f"{file}: belongs to the run in {file.parent}, and names the output {shown(output)}: was the run moved, or "
+            f"copied? Give `--output {file.parent}` to go on with it, or another folder to start anew"
+        )
 
 
 @cache  # a study parses the config of each method

@@ -113,6 +113,24 @@ def test_keys_with_dots_may_follow_their_section(tmp_path: Path) -> None:
     assert (parse(tmp_path / "c.yaml").data.train, parse(tmp_path / "c.yaml").data.image_size) == ("a", 64)
 
 
+def test_the_configuration_of_a_moved_run_asks_which_folder_is_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = Path("runs/b/config.yaml")
+    (file.parent / "checkpoints").mkdir(parents=True)
+    file.write_text("output: runs/a\ndata: {train: d}\n")
+    with pytest.raises(ConfigError, match="belongs to the run in runs/b, and names the output runs/a: was the run mov"):
+        parse(file)
+    for output in ("runs/b", "runs/c"):
+        assert parse(file, "--output", output).output == output
+    file.write_text(f"output: {tmp_path}/runs/b/\ndata: {{train: d}}\n")
+    assert parse(file).data.train == "d"
+    other = file.with_name("mine.yaml")
+    other.write_text("output: runs/a\ndata: {train: d}\n")
+    assert parse(other).output == "runs/a"
+
+
 def test_a_user_who_does_not_exist_is_named() -> None:
     assert expand_path("a~b", "key") == "a~b"
     with pytest.raises(
