@@ -47,6 +47,7 @@ def print_page(page: Path, pdf: Path, browser: Path | None = None) -> None:
         with sync_playwright() as playwright:
             chromium = playwright.chromium.launch(executable_path=browser)
             context = chromium.new_context(java_script_enabled=False, offline=True, color_scheme="light")
+            context.route("**/*", lambda route: route.abort())  # frames within the page go online all the same
             opened = context.new_page()
             opened.set_content(text, timeout=TIMEOUT)
             content = opened.pdf(

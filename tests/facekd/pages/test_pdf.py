@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import cv2
@@ -85,6 +87,9 @@ def test_the_page_is_printed_without_scripts_network_or_other_files(
     calls = dict(recorded)
     assert (tmp_path / "p.pdf").read_bytes() == b"%PDF-1.4 printed"
     assert calls["new_context"]["java_script_enabled"] is False and calls["new_context"]["offline"] is True
+    # Chromium's frames do not heed `offline`.
+    (pattern, refuse), route = calls["route"]["words"], SimpleNamespace(abort=lambda: "refused")
+    assert pattern == "**/*" and refuse(route) == "refused"
     # The address of a file would let the page show other files.
     assert calls["set_content"]["words"] == ("<h1>A page, é</h1>",) and "goto" not in calls
 
@@ -100,6 +105,26 @@ def test_a_browser_prints(tmp_path: Path) -> None:
         assert (tmp_path / "p.pdf").read_bytes().startswith(b"%PDF-")
         sizes.append((tmp_path / "p.pdf").stat().st_size)
     assert sizes[0] < sizes[1] + 8000  # another file of the machine, which the page names, is not in it
+
+
+@pytest.mark.skipif("FACEKD_TEST_BROWSER" not in os.environ, reason="FACEKD_TEST_BROWSER names no browser")
+def test_a_page_reaches_no_server_of_this_machine_or_its_network(tmp_path: Path) -> None:
+    pytest.importorskip("playwright")
+    asked: list[str] = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        place = f"http://127.0.0.1:{server.server_port}"
+        parts = [f"<iframe src='{place}/frame'></iframe>", f"<object data='{place}/object'></object>"]
+        parts += [f"<embed src='{place}/embed'>", f"<img src='{place}/image' alt=''>"]
+        (tmp_path / "p.html").write_text(f"<h1>A page</h1>{''.join(parts)}")
+        print_page(tmp_path / "p.html", tmp_path / "p.pdf", Path(os.environ["FACEKD_TEST_BROWSER"]))
+        server.shutdown()
+    assert not asked
 
 
 def test_report_prints_the_page_of_a_training_and_any_other_page(
