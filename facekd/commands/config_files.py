@@ -143,7 +143,9 @@ def parse_config(
         keys_of_file = {*content, *flatten(content)} - given_as_options  # an option replaces the file's value
     check_section_values(config_class, argv)
     try:
-        with _as_plain_files(argv, lambda path: _read_yaml(path, config_class, prog)) as plain:
+        with _as_plain_files(
+            argv, lambda path: _read_yaml(path, config_class, prog), lambda text: _check_text(text, config_class)
+        ) as plain:
             parsed = parser.parse_args(plain)
         put_open_options(parsed, open_options)
         _expand_paths(parsed, config_class, lambda key: f"{file}: " if key in keys_of_file else "")
@@ -229,7 +231,9 @@ def _find_config(path: str) -> str:
 
 
 @contextlib.contextmanager
-def _as_plain_files(argv: Sequence[str], check: Callable[[Path], object]) -> Iterator[list[str]]:
+def _as_plain_files(
+    argv: Sequence[str], check: Callable[[Path], object], check_text: Callable[[str], object]
+) -> Iterator[list[str]]:
     """Yields the words for jsonargparse: each file named by `--config`, or by the first word, checked and plain.
 
     It reads plain UTF-8 alone, so that files in another encoding give way to copies for the time.
@@ -241,6 +245,7 @@ def _as_plain_files(argv: Sequence[str], check: Callable[[Path], object]) -> Ite
         for place in [number + 1 for number, word in enumerate(words[:-1]) if word == "--config"]:
             words[place] = _find_config(words[place])
             if not os.path.exists(words[place]):  # noqa: PTH110 - it may be YAML itself, too long for a name
+                check_text(words[place])
                 continue
             path = Path(words[place])
             check(path)
@@ -269,10 +274,7 @@ def _read_yaml(path: Path, config_class: type, prog: str) -> dict[str, Any]:
     verb = verb_of_keys([str(key) for key in content], [item.name for item in fields(config_class)])
     if verb is not None and verb != prog:
         raise ConfigError(f"{path} is a configuration of `{verb}`, not of `{prog}`; run `{verb} {path}`")
-    names = [item.name for item in fields(config_class)]
-    for key in content:  # jsonargparse has keys of its own, such as `config`, behind which it reads another file
-        if key.partition(".")[0] not in names:
-            raise _unknown_key(f"{path}: ", key, config_keys(config_class))
+    _check_names(str(path), content, config_class)
     keys = list(content)
     for place, key in enumerate(keys):  # jsonargparse lets a section replace what stood before it with dots
         lost = [before for before in keys[:place] if before.startswith(f"{key}.")]
@@ -286,6 +288,30 @@ def _read_yaml(path: Path, config_class: type, prog: str) -> dict[str, Any]:
         if "entries" in item.metadata:
             _check_entries(path, item, found)
     return content
+
+
+def _check_text(text: str, config_class: type) -> None:
+    """Checks YAML that stands in the place of a file's name."""
+    from facekd.commands.yaml_files import YamlLimitError, load_yaml
+
+    try:
+        content = load_yaml(text)
+    except YamlLimitError as error:
+        raise ConfigError(f"--config: {error.problem}") from error
+    except Exception:  # whatever a text that is no YAML makes of its reader
+        content = None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{shown(text)}: no such configuration file; examples lie in {SHIPPED_CONFIGS}")
+    check_keys("--config", content)
+    _check_names("--config", content, config_class)
+
+
+def _check_names(origin: str, content: dict[str, Any], config_class: type) -> None:
+    """Refuses keys that are none: jsonargparse has some of its own, such as `config`, which reads another file."""
+    names = [item.name for item in fields(config_class)]
+    for key in content:
+        if key.partition(".")[0] not in names:
+            raise _unknown_key(f"{origin}: ", key, config_keys(config_class))
 
 
 def _check_entries(path: Path, item: Field[Any], found: Any) -> None:

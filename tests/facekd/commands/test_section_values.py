@@ -84,6 +84,23 @@ def test_a_section_may_be_a_file_or_keys(tmp_path: Path) -> None:
     assert (config.head.margin, config.schedule.lr) == ("cosface", 0.5)
 
 
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("{config: FILE}", "--config: 'config' is not a configuration key"),
+        ("{data: {class_path: planted.Planted}}", "--config: the key 'class_path' would run code"),
+        ("planted.Planted", "planted.Planted: no such configuration file"),
+        ("[a", "a: no such configuration file"),
+    ],
+)
+def test_yaml_in_place_of_a_file_is_checked_like_one(text: str, problem: str, ran: Path, tmp_path: Path) -> None:
+    words = ["--output", "o", "--data.train", "d", "--config", text.replace("FILE", str(tmp_path / "planted.py"))]
+    with pytest.raises(ConfigError, match=problem):
+        parse_config(TrainConfig, words, "facekd train", "")
+    assert not ran.exists()
+    assert parse_config(TrainConfig, [*words[:-1], "{seed: 3}"], "facekd train", "").seed == 3
+
+
 @pytest.mark.parametrize("key", ["config", "__path__", "print_config"])
 def test_a_file_has_no_keys_of_the_parser(key: str, tmp_path: Path) -> None:
     (tmp_path / "other.yaml").write_text("output: elsewhere\ndata: {train: d}\n")
