@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
@@ -24,21 +25,28 @@ def to_yaml(config: Any) -> str:
     import yaml
 
     plain = to_plain(config)
-    _protect_paths(plain, type(config))
+    _change_paths(plain, type(config), protect_path)
     return yaml.safe_dump(plain, sort_keys=False)
 
 
-def _protect_paths(plain: dict[str, Any], config_class: type) -> None:
-    """Rewrites, in place, the paths of a plain config so that `expand_path` gives them back."""
+def without_paths(config: Any) -> dict[str, Any]:
+    """Converts a config to plain values like `to_plain`, with `path` for each path that is set."""
+    plain = to_plain(config)
+    _change_paths(plain, type(config), lambda path: "path" if path else "")
+    return plain
+
+
+def _change_paths(plain: dict[str, Any], config_class: type, change: Callable[[str], str]) -> None:
+    """Replaces, in place, the paths of a plain config by what `change` returns for each."""
     for item in fields(config_class):
         value = plain[item.name]
         if item.metadata.get("path"):
-            plain[item.name] = protect_path(value) if isinstance(value, str) else [protect_path(one) for one in value]
+            plain[item.name] = change(value) if isinstance(value, str) else [change(one) for one in value]
         elif "entries" in item.metadata and isinstance(value, list):
             for entry in value:
-                _protect_paths(entry, item.metadata["entries"])
+                _change_paths(entry, item.metadata["entries"], change)
         elif callable(item.default_factory) and is_dataclass(default := item.default_factory()):
-            _protect_paths(value, type(default))
+            _change_paths(value, type(default), change)
 
 
 def with_defaults(plain: dict[str, Any], config_class: type) -> dict[str, Any]:

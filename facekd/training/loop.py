@@ -19,18 +19,18 @@ import torch
 
 from facekd.backbones import count_parameters
 from facekd.backbones.given_module import GivenModule
-from facekd.checkpoints.run_folder import keep_last, list_checkpoints
+from facekd.checkpoints.run_folder import keep_last
 from facekd.commands.plain_configs import to_plain, to_yaml
 from facekd.data.config import open_training_data
 from facekd.data.datasets import FaceDataset
 from facekd.data.datasets.class_counts import describe_contents
-from facekd.data.datasets.identity_map import identity_map, stored_images_sha256
 from facekd.data.loading.loader import BatchLoader, make_loader
 from facekd.data.loading.sampler import PositionSampler, shares
-from facekd.distributed import World, broadcast_from_main, join_world
+from facekd.distributed import World, join_world
 from facekd.errors import TrainingError
 from facekd.files.output_lock import folder_lock
 from facekd.files.writing import write_text
+from facekd.training.agreement import require_same_sources, require_same_start
 from facekd.training.class_centres import measure_class_centres
 from facekd.training.config import TrainConfig
 from facekd.training.logbook import (
@@ -168,8 +168,11 @@ def build_run(config: TrainConfig, world: World, make_recognizer: MakeRecognizer
     dataset = open_training_data(config.data)
     total_images = round_up(config.images or round(config.epochs * len(dataset)), config.global_batch_size)
     config.check_length(total_images)
-    _require_same_start(config, world, dataset)
-    return build_state(config, world, dataset, total_images, make_recognizer(config, world, dataset))
+    # Before processes exchange anything that would have another shape on one of them.
+    require_same_start(config, world, dataset)
+    recognizer = make_recognizer(config, world, dataset)
+    require_same_sources(config, world, recognizer)
+    return build_state(config, world, dataset, total_images, recognizer)
 
 
 def _say_done(state: TrainingState, logbook: Logbook, seconds: float) -> None:
@@ -327,30 +330,6 @@ def _check_batch_size(config: TrainConfig, world: World) -> None:
 def round_up(images: int, batch_size: int) -> int:
     """Rounds a number of images up to whole batches."""
     return -(-images // batch_size) * batch_size
-
-
-def _require_same_start(config: TrainConfig, world: World, dataset: FaceDataset) -> None:
-    """Checks that every rank sees the same newest checkpoint, and the same records, as the main process.
-
-    This comes before anything is restored: sharded heads are read by all ranks together, from one checkpoint.
-    """
-    if world.size == 1:
-        return
-    found = list_checkpoints(Path(config.output))
-    data = {**identity_map(dataset), "images": stored_images_sha256(dataset)}
-    mine = (int(found[-1].stem) if found else 0, len(dataset), data)
-    main = broadcast_from_main(mine, world)
-    if mine[:2] == main[:2] and mine != main:
-        raise TrainingError(
-            f"data.train ({config.data.train}) holds other images, labels or names on rank {world.rank} than on the "
-            "main process; it must be the same on every machine: put it on a shared file system, or copy it again"
-        )
-    if mine != main:
-        raise TrainingError(
-            f"rank {world.rank} is at image {mine[0]:,} of a run over {counted(mine[1], 'record')}, the main process "
-            f"at image {main[0]:,} over {main[1]:,}; output ({config.output}) and data.train must be the same on "
-            "every machine: put them on a shared file system"
-        )
 
 
 def summary_lines(state: TrainingState) -> str:

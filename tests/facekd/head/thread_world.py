@@ -50,6 +50,9 @@ class ThreadExchanges:
     def all_gather_object(self, gathered: list[Any], value: Any) -> None:
         gathered[:] = self._exchanged(value)
 
+    def broadcast_object_list(self, values: list[Any], src: int = 0) -> None:
+        values[:] = self._exchanged(list(values))[src]
+
 
 def run_ranks(size: int, monkeypatch: pytest.MonkeyPatch, work: Callable[[World], None]) -> None:
     """Runs `work` once for each rank of a world on the CPU, all at once; raises the first error of any."""
