@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 from facekd.commands.config_files import parse_config
-from facekd.data.datasets import open_dataset
+from facekd.data.datasets import FaceDataset, open_dataset
 from facekd.distributed import World
 from facekd.errors import TrainingError
 from facekd.training.agreement import require_same_sources, require_same_start
 from facekd.training.config import TrainConfig
 from facekd.training.config.distill_config import DistillConfig
+from facekd.training.loop import build_run
 from facekd.training.recognizer import Recognizer
 from tests.facekd.head.thread_world import run_ranks
 
@@ -32,7 +33,7 @@ def start(configs: list[TrainConfig], monkeypatch: pytest.MonkeyPatch) -> list[s
     return said(lambda world: require_same_start(configs[world.rank], world, dataset), monkeypatch)
 
 
-def said(work: Callable[[World], None], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def said(work: Callable[[World], object], monkeypatch: pytest.MonkeyPatch) -> list[str]:
     words = ["", ""]
 
     def run(world: World) -> None:
@@ -105,6 +106,31 @@ def test_other_files_on_one_rank_are_refused(tmp_path: Path, monkeypatch: pytest
         (tmp_path / "there" / name).write_bytes(b"another")
         assert f"{key} is another file on rank 1" in find()
         shutil.copy(tmp_path / "here" / name, tmp_path / "there" / name)
+
+
+def test_no_run_is_built_of_other_images_or_weights(
+    tiny_config: Callable[..., TrainConfig], tiny_faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The state is built after the checks, and would join the processes.
+    monkeypatch.setattr("facekd.training.loop.build_state", lambda *_: None)
+    faces = shutil.copytree(tiny_faces, tmp_path / "faces")
+    configs = [tiny_config(data__train=place, backbone__weights="a.pt") for place in (tiny_faces, faces)]
+
+    def build(weights: str = "b") -> str:
+        def make(config: TrainConfig, world: World, _: FaceDataset) -> Recognizer:
+            recognizer = Recognizer(nn.Identity(), nn.Identity())
+            recognizer.started_from = {"backbone": {"sha256": "b" if world.is_main else weights}}
+            return recognizer
+
+        return said(lambda world: build_run(configs[world.rank], world, make), monkeypatch)[0]
+
+    assert build() == ""
+    assert "backbone.weights is another file on rank 1" in build(weights="c")
+    one, other = (faces / "person_2" / name for name in ("1.png", "4.png"))
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+    assert "holds other images, labels or names on rank 1 than on the main process" in build()
 
 
 def test_one_process_alone_compares_nothing(tmp_path: Path) -> None:

@@ -525,22 +525,6 @@ def test_images_replaced_under_a_run_are_noticed(
     assert train(tiny_config(**common, images=96), ALONE) == 0
 
 
-def test_processes_with_other_images_are_refused(
-    tiny_config: Configure, tiny_faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # As on two machines, each with a data set of its own: this process gets what the main one has sent.
-    faces = shutil.copytree(tiny_faces, tmp_path / "faces")
-    sent = []
-    monkeypatch.setattr("facekd.training.loop.broadcast_from_main", lambda value, _: sent.append(value) or sent[0])
-    # Building the state comes next, and joins the processes.
-    monkeypatch.setattr("facekd.training.loop.build_state", mock.Mock(side_effect=NotImplementedError))
-    with pytest.raises(NotImplementedError):
-        train(tiny_config(data__train=faces), World(1, 2, ALONE.device))
-    exchange(faces / "person_2" / "1.png", faces / "person_2" / "4.png")
-    with pytest.raises(TrainingError, match="holds other images, labels or names on rank 1 than on the main"):
-        train(tiny_config(data__train=faces), World(1, 2, ALONE.device))
-
-
 def test_a_second_run_in_the_same_folder_is_refused(tiny_config: Configure) -> None:
     config = tiny_config()
     Path(config.output).mkdir()
