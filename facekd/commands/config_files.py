@@ -129,8 +129,8 @@ def parse_config(
         ConfigError: a key that does not exist (with the nearest that does), a value of the wrong type, a bad file.
     """
     # One parser holds the options of all sections.
-    words = sys.argv[1:] if argv is None else argv
-    words, open_options = take_open_options(config_class, words)
+    given = sys.argv[1:] if argv is None else argv
+    words, open_options = take_open_options(config_class, given)
     argv = _config_first(["--help" if word == "--help-all" else word for word in words])
     parser = _make_parser(config_class, prog, description, epilog)
     vars(parser).pop("print_config", None)  # left by words that asked for it and were wrong
@@ -141,7 +141,7 @@ def parse_config(
         content = _read_yaml(file, config_class, prog)
         given_as_options = {word[2:].partition("=")[0] for word in argv[1:] if word.startswith("--")}
         keys_of_file = {*content, *flatten(content)} - given_as_options  # an option replaces the file's value
-    check_section_values(config_class, argv)
+    check_section_values(config_class, given)
     try:
         with _as_plain_files(
             argv, lambda path: _read_yaml(path, config_class, prog), lambda text: _check_text(text, config_class)
@@ -161,12 +161,19 @@ def parse_config(
 
 def _require_own_output(file: Path, output: str) -> None:
     """Refuses the configuration of a run that was moved or copied, which names the folder where the run was before."""
-    is_of_a_run = file.name == "config.yaml" and (file.parent / "checkpoints").is_dir()
-    if is_of_a_run and output and file.parent.resolve() != Path(output).resolve():
+    # A project may have such a folder as well, for weights of others; no log of a training lies beside it.
+    marks = [file.parent / "checkpoints", file.parent / "log.jsonl"]
+    is_of_a_run = file.name == "config.yaml" and all(mark.exists() for mark in marks)
+    if is_of_a_run and output and not _is_same_folder(file.parent, Path(output)):
         raise ConfigError(
             f"{file}: belongs to the run in {file.parent}, and names the output {shown(output)}: was the run moved, or "
             f"copied? Give `--output {file.parent}` to go on with it, or another folder to start anew"
         )
+
+
+def _is_same_folder(one: Path, other: Path) -> bool:
+    """Tells whether two paths lead to one folder, which may be mounted in two places."""
+    return one.resolve() == other.resolve() or (other.exists() and one.samefile(other))
 
 
 @cache  # a study parses the config of each method
@@ -275,11 +282,6 @@ def _read_yaml(path: Path, config_class: type, prog: str) -> dict[str, Any]:
     if verb is not None and verb != prog:
         raise ConfigError(f"{path} is a configuration of `{verb}`, not of `{prog}`; run `{verb} {path}`")
     _check_names(str(path), content, config_class)
-    keys = list(content)
-    for place, key in enumerate(keys):  # jsonargparse lets a section replace what stood before it with dots
-        lost = [before for before in keys[:place] if before.startswith(f"{key}.")]
-        if lost and isinstance(content[key], dict):
-            raise ConfigError(f"{path}: {lost[0]} would be lost by the section {key} behind it; write it into that")
     for item in fields(config_class):
         found = content.get(item.name, {})
         is_section = callable(item.default_factory) and is_dataclass(item.default_factory())
@@ -307,11 +309,19 @@ def _check_text(text: str, config_class: type) -> None:
 
 
 def _check_names(origin: str, content: dict[str, Any], config_class: type) -> None:
-    """Refuses keys that are none: jsonargparse has some of its own, such as `config`, which reads another file."""
+    """Refuses keys that are none, and those that would be lost.
+
+    jsonargparse has keys of its own, such as `config`, which reads another file, and lets a section replace what stood
+    before it with dots.
+    """
     names = [item.name for item in fields(config_class)]
-    for key in content:
+    keys = list(content)
+    for place, key in enumerate(keys):
         if key.partition(".")[0] not in names:
             raise _unknown_key(f"{origin}: ", key, config_keys(config_class))
+        lost = [before for before in keys[:place] if before.startswith(f"{key}.")]
+        if lost and isinstance(content[key], dict):
+            raise ConfigError(f"{origin}: {lost[0]} would be lost by the section {key} behind it; write it into that")
 
 
 def _check_entries(path: Path, item: Field[Any], found: Any) -> None:

@@ -18,31 +18,59 @@ from facekd.utils.foreign import shown
 
 
 def check_section_values(config_class: type, words: Sequence[str]) -> None:
-    """Refuses a value for a section, or for a list or mapping of them, that is neither keys nor a file of keys.
+    """Refuses what jsonargparse would make the name of a class of: keys of its own, and values that are no section.
+
+    A value for a section, or for a list or mapping of them, is keys or a file of keys.
 
     Args:
         config_class: the dataclass that the words are read into.
         words: of the command line.
 
     Raises:
-        ConfigError: such a value, or a file that is no YAML.
+        ConfigError: such an option or value, or a file that is no YAML.
         OSError: a file cannot be read.
     """
+    from facekd.commands.yaml_files import CODE_KEYS
+
     sections = dict(_sections(config_class))
     for place, word in enumerate(words):
         name, has_value, value = word.partition("=")
-        section = sections.get(name)
-        if section is None:
+        if not name.startswith("--"):
             continue
+        if code := {*name[2:].split(".")} & {*CODE_KEYS}:
+            raise ConfigError(f"{shown(name)}: the key '{code.pop()}' would run code; facekd has no such key")
         if not has_value:
             value = words[place + 1] if place + 1 < len(words) else ""
-        content = _content_of(name, value)
-        if "entries" not in section.metadata:
-            _require_keys(name, content)
-        elif isinstance(content, dict | list):
-            for entry in content.values() if isinstance(content, dict) else content:
-                if not (isinstance(content, list) and section.metadata.get("path") and isinstance(entry, str)):
-                    _require_keys(name, entry)
+        if (section := sections.get(name)) is not None:
+            _check_value(name, section, value)
+        for field_name, section in sections.items():
+            if "entries" in section.metadata and name.startswith(f"{field_name}."):
+                _check_entry(name, field_name, section, value)
+
+
+def _check_value(name: str, section: Field[Any], value: str) -> None:
+    """Checks the value of `--SECTION`."""
+    content = _content_of(name, value)
+    if "entries" not in section.metadata:
+        _require_keys(name, content)
+    elif isinstance(content, dict | list):
+        for entry in content.values() if isinstance(content, dict) else content:
+            if not (isinstance(content, list) and section.metadata.get("path") and isinstance(entry, str)):
+                _require_keys(name, entry)
+
+
+def _check_entry(name: str, field_name: str, section: Field[Any], value: str) -> None:
+    """Checks `--ENTRIES.NAME VALUE` and `--ENTRIES.NAME.KEY VALUE`, of which jsonargparse makes lists if it can."""
+    rest = name[len(field_name) + 1 :]
+    if rest == "help":
+        return
+    if isinstance(section.default, tuple):
+        raise ConfigError(
+            f"{shown(name)}: {field_name[2:]} is a list: give all of it by {field_name} '[...]', or in the YAML file"
+        )
+    entry, _, key = rest.rpartition(".")
+    if not entry or key not in [item.name for item in fields(section.metadata["entries"])]:
+        _require_keys(name, _content_of(name, value))
 
 
 def _sections(config_class: type, prefix: str = "--") -> Iterator[tuple[str, Field[Any]]]:
@@ -62,9 +90,10 @@ def _content_of(option: str, value: str) -> Any:
 
     from facekd.commands.yaml_files import load_yaml, read_yaml
 
-    if value and os.path.lexists(value):
-        require_regular_file(Path(value))
-        return read_yaml(Path(value))
+    path = Path(value)
+    if value and os.path.lexists(path) and not path.is_dir():  # of a folder's name it makes a text
+        require_regular_file(path)
+        return read_yaml(path)
     try:
         return load_yaml(value)
     except (yaml.YAMLError, ValueError, OverflowError) as error:

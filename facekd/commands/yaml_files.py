@@ -143,7 +143,7 @@ def _check(text: str, num_outer: int = 0) -> None:
 def _note_key(section: _Open, event: Any, is_checked: bool) -> None:
     """Refuses a key that stands in a section already, or that names code; an alias as a key could be any."""
     is_key, section.is_at_key = section.is_at_key, not section.is_at_key
-    if section.line_of is None or not is_key:
+    if section.line_of is None or not is_key or not is_checked:
         return
     if isinstance(event, yaml.AliasEvent):
         raise _refusal(f"the alias *{shown(event.anchor)} stands for a key; write the key itself", event)
@@ -152,7 +152,7 @@ def _note_key(section: _Open, event: Any, is_checked: bool) -> None:
     if code := {*event.value.split(".")} & {*CODE_KEYS}:
         raise _refusal(f"the key '{code.pop()}' would run code that the file names; facekd has no such key", event)
     key = event.tag, event.value
-    if is_checked and key in section.line_of:
+    if key in section.line_of:
         first = section.line_of[key]
         raise _refusal(f"the key '{shown(event.value)}' stands in line {first} already; keep one of the two", event)
     section.line_of[key] = event.start_mark.line + 1

@@ -120,12 +120,18 @@ def test_the_configuration_of_a_moved_run_asks_which_folder_is_meant(
     file = Path("runs/b/config.yaml")
     (file.parent / "checkpoints").mkdir(parents=True)
     file.write_text("output: runs/a\ndata: {train: d}\n")
+    assert parse(file).output == "runs/a"  # a project with a folder of that name, which is no run
+    (file.parent / "log.jsonl").touch()
     with pytest.raises(ConfigError, match="belongs to the run in runs/b, and names the output runs/a: was the run mov"):
         parse(file)
     for output in ("runs/b", "runs/c"):
         assert parse(file, "--output", output).output == output
     file.write_text(f"output: {tmp_path}/runs/b/\ndata: {{train: d}}\n")
     assert parse(file).data.train == "d"
+    monkeypatch.setattr(Path, "resolve", Path.absolute)  # mounted in two places, neither of which is a link
+    (tmp_path / "mounted").symlink_to("runs/b")
+    file.write_text("output: mounted\ndata: {train: d}\n")
+    assert parse(file).output == "mounted"
     other = file.with_name("mine.yaml")
     other.write_text("output: runs/a\ndata: {train: d}\n")
     assert parse(other).output == "runs/a"

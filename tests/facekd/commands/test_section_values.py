@@ -53,8 +53,11 @@ def test_no_key_of_a_file_has_a_class_imported(config_class: Any, content: str, 
 
 def test_a_text_that_is_yaml_stays_a_text(ran: Path, tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
-    file.write_text(STUDY + "base: {x: '{class_path: planted.Planted}'}\n")
-    assert parse_config(StudyFile, [str(file)], "facekd study", "").base == {"x": "{class_path: planted.Planted}"}
+    called = "{class_path: planted.Planted, init_args: {first: 1, second: 2}}"
+    for text in ("{class_path: planted.Planted}", called, "*best: the one that we would ship, after all is said"):
+        file.write_text(f"{STUDY}title: '{text}'\nbase: {{x: '{text}'}}\n")
+        found = parse_config(StudyFile, [str(file)], "facekd study", "")
+        assert found.base == {"x": text} and found.title == text
     assert not ran.exists()
 
 
@@ -67,14 +70,42 @@ def test_a_text_that_is_yaml_stays_a_text(ran: Path, tmp_path: Path) -> None:
         (["--teachers", "[planted.Planted]"], "teachers: expected a section of keys"),
         (["--teachers={a: planted.Planted}"], "teachers: expected a section of keys"),
         (["--head", "FILE"], "head: expected a section of keys"),
+        (["--data", "FOLDER"], r"data: expected a section of keys, not .*: write --data.KEY VALUE"),
+        (["--teachers.planted.Planted", "1"], "teachers is a list: give all of it by --teachers '"),
+        (["--teachers.class_path=planted.Planted"], "--teachers.class_path: the key 'class_path' would run code"),
     ],
 )
 def test_no_option_for_a_section_has_one_imported(words: list[str], problem: str, ran: Path, tmp_path: Path) -> None:
     (tmp_path / "f.yaml").write_text("planted.Planted\n")
-    words = [str(tmp_path / "f.yaml") if word == "FILE" else word for word in words]
+    words = [{"FILE": str(tmp_path / "f.yaml"), "FOLDER": str(tmp_path)}.get(word, word) for word in words]
     with pytest.raises(ConfigError, match=problem):
         parse_config(DistillConfig, words, "facekd distill", "")
     assert not ran.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--methods.m", "planted.Planted"], "methods.m: expected a section of keys, not planted"),
+        (["--methods.planted.Planted", "x"], "methods.planted.Planted: expected a section of keys, not x"),
+        (["--methods.m.class_path", "planted.Planted"], "the key 'class_path' would run code"),
+        (["--methods.class_path=planted.Planted"], "the key 'class_path' would run code"),
+        (["--base.class_path", "planted.Planted"], "the key 'class_path' would run code"),
+        (["--packs.pairs", "x"], "packs is a list"),  # jsonargparse made packs called "pairs" and "x"
+    ],
+)
+def test_no_option_for_an_entry_has_one_imported(words: list[str], problem: str, ran: Path, tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(STUDY)
+    with pytest.raises(ConfigError, match=problem):
+        parse_config(StudyFile, [str(tmp_path / "s.yaml"), *words], "facekd study", "")
+    assert not ran.exists()
+
+
+def test_an_entry_and_its_keys_may_be_given_by_options(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(STUDY)
+    words = ["--methods.k", "{verb: train}", "--methods.k.note=planted.Planted", "--methods.m.seeds", "[1]"]
+    methods = parse_config(StudyFile, [str(tmp_path / "s.yaml"), *words], "facekd study", "").methods
+    assert (methods["k"].verb, methods["k"].note, methods["m"].seeds) == ("train", "planted.Planted", (1,))
 
 
 def test_a_section_may_be_a_file_or_keys(tmp_path: Path) -> None:
@@ -88,6 +119,7 @@ def test_a_section_may_be_a_file_or_keys(tmp_path: Path) -> None:
     ("text", "problem"),
     [
         ("{config: FILE}", "--config: 'config' is not a configuration key"),
+        ("{data.image_size: 64, data: {train: d}}", "--config: data.image_size would be lost by the section data"),
         ("{data: {class_path: planted.Planted}}", "--config: the key 'class_path' would run code"),
         ("planted.Planted", "planted.Planted: no such configuration file"),
         ("[a", "a: no such configuration file"),
