@@ -282,7 +282,7 @@ def read_tsv(path: Path) -> list[ListedImage]:
             continue
         if len(columns) not in (2, 3):
             raise DataError(f"{path}, line {number}: {line[:80]!r}; expected `path label` or `number path label`")
-        if number == 1 and columns[-1].lower() in ("label", "id", "identity"):
+        if number == 1 and columns[-1].strip().lower() in ("label", "id", "identity"):
             continue
         name, label = columns[-2], columns[-1].strip()
         if not name or not label:
@@ -290,16 +290,18 @@ def read_tsv(path: Path) -> list[ListedImage]:
         rows.append((name, label))
     if not rows:
         raise DataError(f"{path} lists no images")
-    values = [real_number(label) if len(label) <= MAX_DIGITS else None for _, label in rows]
-    if all(value is not None for value in values):
-        return [ListedImage(name, _whole_label(label, path, name)) for name, label in rows]
-    numbers = {label: number for number, label in enumerate(sorted({label for _, label in rows}))}
-    return [ListedImage(name, numbers[label]) for name, label in rows]
+    # Each label is looked at once, and there are far fewer than images.
+    first_of = {label: name for name, label in reversed(rows)}
+    values = {label: real_number(label) if len(label) <= MAX_DIGITS else None for label in first_of}
+    if None in values.values():  # names
+        number_of = {label: number for number, label in enumerate(sorted(values))}
+    else:
+        number_of = {label: _whole_label(value, label, path, first_of[label]) for label, value in values.items()}
+    return [ListedImage(name, number_of[label]) for name, label in rows]
 
 
-def _whole_label(text: str, path: Path, name: str) -> int:
+def _whole_label(value: float | None, text: str, path: Path, name: str) -> int:
     """Returns a label among numbers alone, as pandas may write it: 3.0, and nan where it is missing."""
-    value = real_number(text)
     if value is None or not value.is_integer():
         raise DataError(f"{path}: {shown(name)} has the label {shown(text)}; expected whole numbers from 0, or names")
     return check_label(int(value), str(path), name)

@@ -171,11 +171,10 @@ def _parse_tidy_subjects(text: bytes) -> tuple[np.ndarray, np.ndarray] | None:
 def _numbers(text: bytes, dtype: Any) -> np.ndarray | None:
     """Returns all numbers of a text, or None if it contains anything else."""
     if np.dtype(dtype).kind == "i":
-        # "7.5" and 10^20 are refused; numpy would read the first as 7 and wrap the second.
-        numbers = [whole_number(word) for word in text.split()]
+        # int() refuses "7.5" and 10^20; numpy would read the first as 7 and wrap the second. It takes 1_2 as 12.
         try:
-            return None if None in numbers else np.array(numbers, dtype)
-        except OverflowError:
+            return None if b"_" in text else np.array(list(map(int, text.split())), dtype)
+        except (ValueError, OverflowError):
             return None
     with warnings.catch_warnings():
         warnings.simplefilter("error", DeprecationWarning)
@@ -332,15 +331,14 @@ def _parse_pairs(text: bytes) -> Columns:
         tokens = line.split()
         if not tokens:
             continue
-        numbers = [whole_number(token) for token in tokens]
-        if (
-            len(numbers) != 3
-            or numbers[2] not in (0, 1)
-            or any(number is None or abs(number) >= 1 << 62 for number in numbers)
-        ):
+        try:
+            first, second, label = map(int, tokens)
+            if label not in (0, 1) or max(abs(first), abs(second)) >= 1 << 62 or b"_" in line:  # int() takes 1_2 as 12
+                raise ValueError
+        except ValueError:
             expected = "`template template label`, three whole numbers with a label of 0 or 1"
-            raise _LineError(expected, offset, line)
-        rows.append(numbers)
+            raise _LineError(expected, offset, line) from None
+        rows.append((first, second, label))
     table = np.array(rows, np.int64).reshape(-1, 3)
     return table[:, 0], table[:, 1], table[:, 2].astype(bool)
 

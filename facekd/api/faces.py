@@ -218,17 +218,28 @@ def similarity(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     Raises:
         InputError: the sizes differ, or an embedding is zero or not finite.
     """
-    first, second = (as_array(one, "embeddings") for one in (first, second))
-    if odd := [one.dtype for one in (first, second) if one.dtype.kind not in "fiu"]:
-        raise InputError(f"embeddings are numbers, (D,) or (N, D); found {odd[0]}")
+    first, second = _real_values(first), _real_values(second)
     if first.ndim not in (1, 2) or second.ndim not in (1, 2) or first.shape[-1] != second.shape[-1]:
         raise InputError(f"embeddings are (D,) or (N, D), both of the same D; found {first.shape} and {second.shape}")
 
     def refuse(_: np.ndarray) -> InputError:
         return InputError("an embedding is zero or not finite, so that it has no cosine with another")
 
-    units = [unit_rows(np.atleast_2d(one).astype(np.float64), refuse).reshape(one.shape) for one in (first, second)]
-    return np.clip(units[0] @ units[1].T, -1.0, 1.0)  # rounding can leave that of equal ones a hair above 1
+    units = [unit_rows(np.atleast_2d(one), refuse).reshape(one.shape) for one in (first, second)]
+    cosines = units[0] @ units[1].T
+    # Rounding can leave that of equal ones a hair above 1. Of all against all there is memory for one such array.
+    return np.clip(cosines, -1.0, 1.0, out=cosines if cosines.ndim else None)
+
+
+def _real_values(embeddings: np.ndarray) -> np.ndarray:
+    """Returns embeddings of any type of real numbers, also of other packages and Python's own, as float64."""
+    array = as_array(embeddings, "embeddings")
+    try:
+        if array.dtype.kind in "bcSUmM":  # numpy would convert these as well
+            raise TypeError(array.dtype)
+        return array.astype(np.float64, copy=False)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"embeddings are numbers, (D,) or (N, D); found {array.dtype}") from error
 
 
 class _Arrays(Images):

@@ -173,6 +173,7 @@ class CompletedSteps:
         """
         if step.title in self._done:
             self._done[step.title]["unfinished"] = True
+            self._done[step.title].pop("made", None)  # of which the step goes on to make something else
             write_json(self._file, {"steps": self._done})
 
     def add(self, step: Step, seconds: float) -> None:

@@ -13,21 +13,18 @@ def whole_number(text: str | bytes) -> int | None:
     Python's `int` takes `1_2`, which may be a person beside `12`, and digits of other scripts.
     """
     try:
-        return int(text) if _is_plain(text) else None
+        mark = b"_" if isinstance(text, bytes) else "_"
+        return int(text) if text.isascii() and mark not in text else None  # type: ignore[operator]
     except ValueError:
         return None
 
 
-def real_number(text: str | bytes) -> float | None:
+def real_number(text: str) -> float | None:
     """Returns the number that a text of a file is, perhaps nan or inf; None for any other; see `whole_number`."""
     try:
-        return float(text) if _is_plain(text) else None
+        return float(text) if "_" not in text and text.isascii() else None
     except ValueError:
         return None
-
-
-def _is_plain(text: str | bytes) -> bool:
-    return text.isascii() and (b"_" if isinstance(text, bytes) else "_") not in text  # type: ignore[operator]
 
 
 def each_byte(value: int) -> np.uint64:

@@ -150,7 +150,7 @@ def checked_far(far: float) -> float:
     """Returns a FAR as a float. Raises `InputError` outside (0, 1], and for what is no number."""
     try:
         number = float(far)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"a FAR is a number in (0, 1]; found {shown(repr(far))}") from error
     if not 0 < number <= 1:
         raise InputError(f"a FAR must lie in (0, 1]; found {far}")

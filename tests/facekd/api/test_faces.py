@@ -121,5 +121,6 @@ def test_similarity_is_the_cosine(model: Path) -> None:
     for scale in (1e200, 1e-200):
         np.testing.assert_allclose(facekd.similarity(first * scale, second), expected, rtol=1e-12)
     assert np.diag(facekd.similarity(first, first * 3)).max() <= 1
+    np.testing.assert_array_equal(facekd.similarity(first.astype(object), second), facekd.similarity(first, second))
     with pytest.raises(InputError, match="images are a path, uint8 RGB pixels"):
         facekd.load_model(model).embed(np.array(1.0))

@@ -112,6 +112,7 @@ def test_a_step_stopped_while_it_is_done_again_is_not_done(tmp_path: Path, monke
     with pytest.raises(KeyboardInterrupt):
         run_steps(steps, CompletedSteps(tmp_path), on_poll=stop)
     assert (tmp_path / "a").read_text() == "stopped"  # what it makes is there, though not whole
+    assert not CompletedSteps(tmp_path).has_changed(steps[0])  # it did not lie there when the step had ended
     monkeypatch.setattr(steps_module, "LAUNCH", (sys.executable, "-c", SCRIPT.replace("wait", "never")))
     run_steps(steps, CompletedSteps(tmp_path))
     assert (tmp_path / "a").read_text() == "stoppedx" and runs(tmp_path, "b") == [2]

@@ -458,7 +458,7 @@ def test_what_is_no_list_of_scores_is_refused_by_every_measure(measure, odd):
             measure(fine, odd, *rates)
 
 
-@pytest.mark.parametrize("far", [0, -1, 1.5, np.nan, "a", None, [0.5, 2], [[0.5]], [[1], [1, 2]]])
+@pytest.mark.parametrize("far", [0, -1, 1.5, np.nan, 10**400, "a", None, [0.5, 2], [[0.5]], [[1], [1, 2]]])
 @pytest.mark.parametrize("measure", [tar_curve, tar_at_far])
 def test_a_curve_takes_the_rates_that_a_point_takes(measure, far):
     with pytest.raises(InputError, match=r"FAR|fars"):
