@@ -21,8 +21,9 @@ from facekd.checkpoints.head_shards import read_rows
 from facekd.checkpoints.models import MIN_WEIGHT_BYTES
 from facekd.checkpoints.run_folder import resolve_checkpoint
 from facekd.data.datasets import FaceDataset
+from facekd.data.datasets.class_counts import has_equal_classes
 from facekd.data.datasets.cleaning import labels_before_cleaning
-from facekd.data.datasets.identity_map import identities_of, is_same_identity_map
+from facekd.data.datasets.identity_map import identities_of, is_same_identity_map, stored_images_sha256
 from facekd.distributed import World
 from facekd.errors import CheckpointError
 from facekd.head.class_scores import centre_columns
@@ -158,6 +159,23 @@ def require_same_people(head: SharedHead, checkpoint: Checkpoint, dataset: FaceD
             "identities, but other images, names or numbers. Class n must be the same person in both: train on the "
             "same pack"
         )
+    _warn_of_unknown_people(head, checkpoint, dataset)
+
+
+def _warn_of_unknown_people(head: SharedHead, checkpoint: Checkpoint, dataset: FaceDataset) -> None:
+    """Adds a warning to the data where its labels do not show that its people are those of a classifier.
+
+    How many images each person has tells sets apart, unless all have as many; then other images may be other people.
+    """
+    has_names = checkpoint.identities_sha256 is not None and identities_of(dataset) is not None
+    if has_names or checkpoint.images_sha256 is None or not has_equal_classes(dataset.labels):
+        return
+    if checkpoint.images_sha256 != stored_images_sha256(dataset):
+        dataset.warnings.append(
+            f"{head.source}: its classifier was trained on other images than those of {dataset.name}. Both number as "
+            "many people, with equally many images each, and do not name them: nobody can tell whether class n is the "
+            "same person in both. If they are not the same people, what is learnt from it is noise"
+        )
 
 
 def read_classifier(path: str | os.PathLike[str]) -> tuple[SharedHead, Checkpoint]:
@@ -255,6 +273,7 @@ def find_same_people(head: SharedHead, checkpoint: Checkpoint, dataset: FaceData
     """
     _require_classes_of_someone(head, checkpoint, dataset)
     if is_same_identity_map(checkpoint.identity_map, dataset) and len(head.weight_CD) == dataset.num_classes:
+        _warn_of_unknown_people(head, checkpoint, dataset)
         return torch.arange(dataset.num_classes)
 
     # The same pack, cleaned.

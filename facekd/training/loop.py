@@ -48,7 +48,7 @@ from facekd.training.schedule import learning_rate
 from facekd.training.starting_weights import describe_start
 from facekd.training.state import TrainingState, build_state
 from facekd.training.train_step import train_step
-from facekd.training.validation import HeadValidator, Validator, validate
+from facekd.training.validation import HeadValidator, Validator, forget_best_of_other_sets, validate
 from facekd.utils.foreign import shown
 from facekd.utils.processes.children import launcher_number, usable_cores
 from facekd.utils.processes.stopping import STOP_SIGNALS, stop_on_signal
@@ -121,6 +121,7 @@ def train(
         started = time.monotonic()
         state = build_run(config, world, make_recognizer)
         total_images, resumed_from = state.total_images, restore_latest(state)
+        forget_best_of_other_sets(state)
 
         # Only now write to the folder: everything that could be refused has been checked.
         if world.is_main:

@@ -5,17 +5,23 @@ The benchmarks themselves belong to the evaluation harness, which passes them in
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 
 from facekd.backbones import fold_batch_norms
+from facekd.checkpoints.checkpoint import read_checkpoint
+from facekd.checkpoints.run_folder import checkpoint_path
+from facekd.commands.plain_configs import to_plain
 from facekd.distributed import AMP_DTYPES, broadcast_from_main, copy_buffers_from_main, gather_rows
 from facekd.embedder import TorchEmbedder
+from facekd.errors import CheckpointError
 from facekd.images.preprocessing import Preprocessing
 from facekd.training.logbook import Logbook
 from facekd.training.resume import save_state
@@ -111,6 +117,37 @@ def validate(state: TrainingState, validators: Sequence[Validator | HeadValidato
     if accuracy > state.best_accuracy:
         state.best_accuracy = accuracy
         save_state(state, "best")
+
+
+def forget_best_of_other_sets(state: TrainingState) -> None:
+    """Starts the search for the best checkpoint anew, with a warning, where validation measures something else now.
+
+    An accuracy of one pack says nothing beside that of another: of a harder one, no checkpoint would be the best again.
+    """
+    new = _measured(to_plain(state.config)["validation"])
+    if state.best_accuracy < 0 or not new:
+        return
+
+    # What the accuracy is of says the checkpoint that has it: the newest may be of a run that measured nothing.
+    is_of_others = False
+    if state.world.is_main:
+        with contextlib.suppress(CheckpointError, OSError):
+            best = read_checkpoint(checkpoint_path(state.folder, 0).with_stem("best"))
+            is_of_others = new != _measured(best.config.get("validation"))
+    if broadcast_from_main(is_of_others, state.world):
+        state.dataset.warnings.append(
+            f"best.pt has the best accuracy, {state.best_accuracy:.4f}, of another validation than is asked for now; "
+            "the next validation replaces it: move it, if it is still wanted"
+        )
+        state.best_accuracy = -1.0
+
+
+def _measured(validation: Any) -> list[Any]:
+    """Returns what a plain `validation` section measures, wherever its packs lie; empty for nothing."""
+    found = validation if isinstance(validation, dict) else {}
+    packs, kind = found.get("packs"), found.get("classification", "none")
+    names = sorted(Path(str(pack)).name for pack in packs) if isinstance(packs, list) else []
+    return [names, kind, bool(names) and found.get("flip", True)] if names or kind != "none" else []
 
 
 def evaluated_embedder(state: TrainingState) -> TorchEmbedder:

@@ -137,3 +137,16 @@ def print_contents(
     print(f"data: {name}: {f'{kind}: ' if kind else ''}{counts}", file=sys.stderr)
     for warning in warnings:
         print(f"warning: {name}: {warning}", file=sys.stderr)
+
+
+def has_equal_classes(labels: NDArray[np.int64]) -> bool:
+    """Tells whether labels (N,) are those of any set of the size: every class has as many images, in a regular order.
+
+    The order is one class after the other, or one image of each in turn.
+    """
+    count = int(labels.max(initial=-1)) + 1
+    if count < 1 or labels.min() < 0 or len(labels) % count:
+        return False
+    numbers = np.arange(count)
+    each = len(labels) // count
+    return np.array_equal(labels, np.repeat(numbers, each)) or np.array_equal(labels, np.tile(numbers, each))

@@ -237,9 +237,13 @@ class OnnxEmbedder:
     def _check_once(self, images: np.ndarray) -> None:
         """Checks, before any other images are embedded, whether an embedding depends on its batch."""
         # Before anything else, because a graph that keeps something of each batch soon agrees with itself.
-        if not self._is_checked and len(images):
-            self._check_independence(images[:1], min(len(images), self.batch_size, BATCH_CHECKED))
-            self._is_checked = True
+        if self._is_checked or not len(images):
+            return
+        # A single image shows nothing: the next call that has more is looked at.
+        size = self.batch_size if self._pad else min(len(images), self.batch_size, BATCH_CHECKED)
+        if size > 1:
+            self._check_independence(images[:1], size)
+        self._is_checked = size > 1 or self.batch_size == 1
 
     def _in_batches(self, run: Run, images: np.ndarray, width: int) -> np.ndarray:
         """Runs the graph on any number of images, by calls side by side if there are many; returns (N, width)."""
@@ -309,13 +313,10 @@ class OnnxEmbedder:
         return replace(arithmetic, takes="0..255") if is_bytes and not arithmetic.problem else arithmetic
 
     def _check_independence(self, image: np.ndarray, size: int) -> None:
-        """Checks that an image (1, S, S, 3) has the same embedding in a batch of others, of `size` in all.
+        """Checks that an image (1, S, S, 3) has the same embedding in a batch of others, of `size` in all, 2 or more.
 
         Otherwise its accuracy would depend on the batch size, and no error would say so.
         """
-        size = self.batch_size if self._pad else size
-        if size == 1:
-            return
         noise = np.random.default_rng(0).integers(0, 256, (size - 1, *image.shape[1:]), dtype=np.uint8)
         among = unit_rows(self._run(np.concatenate([image, noise])), None)
         alone = unit_rows(self._run(image), None)[0]

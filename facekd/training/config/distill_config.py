@@ -58,6 +58,11 @@ class DistillConfig(TrainConfig):
             "more than the flip: turn that off, leave the cache out, or set teacher.cache_despite_augmentation",
         )
         require(
+            not self.data.center_crop or all(teacher.cache_despite_augmentation for teacher in cached),
+            "teacher.cache holds the teacher's embeddings of whole images, and data.center_crop shows the student the "
+            "middle of each: leave one of them out, or set teacher.cache_despite_augmentation",
+        )
+        require(
             not cached or not self.data.held_out,
             "teacher.cache finds embeddings by image number, and data.held_out renumbers the remaining images: set it "
             "to 0, or leave the cache out",

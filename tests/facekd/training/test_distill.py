@@ -146,6 +146,9 @@ def test_a_cached_teacher_equals_the_live_one(distil: Distil, teacher: Path, tin
     distil("half", teacher__cache=tmp_path / "cache", precision="bf16", **options)
     with pytest.raises(ConfigError, match=r"more than the flip.*cache_despite_augmentation"):
         distil("augmented", teacher__cache=tmp_path / "cache", augmentation__blur=0.5, **options)
+    # The student would see the middle of each image, and its teacher the whole.
+    with pytest.raises(ConfigError, match=r"embeddings of whole images, and data\.center_crop .*cache_despite"):
+        distil("middle", teacher__cache=tmp_path / "cache", data__center_crop=0.875, **options)
 
 
 def test_an_interrupted_distillation_resumes_exactly(distil: Distil, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -553,6 +553,32 @@ def test_validators_are_called_logged_and_choose_the_best(tiny_config: Configure
     assert (best["training"]["images_seen"], best["training"]["best_accuracy"]) == (96, 0.9)
 
 
+def test_the_best_of_another_validation_is_not_kept_for_ever(
+    tiny_config: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Fixed:
+        def __init__(self, name: str, accuracy: float) -> None:
+            self.name, self.accuracy = name, accuracy
+
+        def __call__(self, *_: Any) -> dict[str, float]:
+            return {"accuracy": self.accuracy}
+
+    def go_on(images: int, pack: str, accuracy: float) -> tuple[int, float]:
+        packs = {"validation__packs": f"[{tmp_path / pack}]" if pack else "[]", "diagnostics": "false"}
+        config = tiny_config(schedule__name="constant", schedule__warmup_images=0, images=images, **packs)
+        assert train(config, ALONE, [Fixed(Path(pack).stem, accuracy)] if pack else []) == 0
+        best = load_checkpoint(tmp_path / "run" / "checkpoints" / "best.pt")["training"]
+        return best["images_seen"], best["best_accuracy"]
+
+    assert go_on(12, "easy.bin", 0.99) == (12, 0.99)
+    assert go_on(24, "", 0) == (12, 0.99)
+    assert go_on(36, "elsewhere/easy.bin", 0.98) == (12, 0.99)
+    assert "warning    best.pt" not in capsys.readouterr().err
+    # A harder pack: no checkpoint would be the best again.
+    assert go_on(48, "hard.bin", 0.7) == (48, 0.7)
+    assert "warning    best.pt has the best accuracy, 0.9900, of another validation" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "overrides",
     [

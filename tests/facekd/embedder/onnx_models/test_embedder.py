@@ -535,6 +535,11 @@ def test_a_graph_that_mixes_the_images_of_a_batch_is_refused(tmp_path, batch):
     with pytest.raises(ModelError, match="another embedding when it shares a batch with others"):
         OnnxEmbedder(path, mean=127.5, std=127.5).embed(images)
     if batch == "batch":
+        # Nor after calls of one image each, which show nothing.
+        embedder = OnnxEmbedder(path, mean=127.5, std=127.5)
+        assert embedder.embed(images[:1]).shape == embedder.embed(images[1:2]).shape == (1, 5)
+        with pytest.raises(ModelError, match="another embedding when it shares a batch with others"):
+            embedder.embed(images)
         assert OnnxEmbedder(path, mean=127.5, std=127.5, batch_size=1).embed(images).shape == (6, 5)
 
 
