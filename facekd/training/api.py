@@ -53,7 +53,7 @@ class TrainedRun:
         is_complete: whether it has seen all images; if not, a signal stopped it, and the same call goes on.
         backbone: float (B, 3, S, S) -> (B, D), in evaluation mode, on the run's device: what would be exported, so the
             moving average if there is one, and with a projection that the student's embeddings are compared by. The
-            module that was given holds the weights as trained.
+            module that was given holds the weights as trained; of a run that was stopped, so does this.
         head: the classifier.
         preprocessing: what the backbone expects of its images.
     """
@@ -72,7 +72,8 @@ def train(config: TrainConfig, *, backbone: nn.Module | None = None, validators:
     Args:
         config: the configuration.
         backbone: a module of your own, float (B, 3, S, S) -> (B, D), with `backbone.name` "module" in the config; it is
-            trained in place, from the weights that it has. None builds the network that the config names.
+            trained in place, from the weights that it has, and put into training mode first if it is in evaluation mode
+            as a whole. None builds the network that the config names.
         validators: measure during training, such as `evaluation.validators.PairSetValidator`; given here, because
             training knows no benchmark.
 
@@ -119,7 +120,13 @@ def _run(
             at_end(state, logbook)
 
     prog = "train(config, validators=[evaluation.validators.PairSetValidator(PACK)])"
-    status = run_training(config, prog, make, partial(_given, validators) if validators else None, keep)
+    # What `freeze` keeps, it keeps in this run: the next one may train all of the module.
+    learns = [(part, part.requires_grad) for part in backbone.parameters()] if isinstance(backbone, nn.Module) else []
+    try:
+        status = run_training(config, prog, make, partial(_given, validators) if validators else None, keep)
+    finally:
+        for part, is_learning in learns:
+            part.requires_grad_(is_learning)
 
     # What it has become.
     folder, data = Path(config.output), config.data

@@ -80,6 +80,30 @@ def test_a_module_of_ones_own_is_trained_in_place_and_its_embeddings_are_those_o
     assert preprocessing == run.preprocessing and np.array_equal(embed(loaded, run), expected)
 
 
+def test_a_module_that_was_trained_before_is_trained_again_like_a_fresh_one(
+    configure: Configure, tmp_path: Path
+) -> None:
+    def statistics(network: Own) -> torch.Tensor:
+        assert isinstance(network.seen[1].running_mean, torch.Tensor)
+        return network.seen[1].running_mean.clone()
+
+    used, fresh = own(), own()
+    frozen = train(replace(configure(images=12), freeze=("backbone",), output=tmp_path / "frozen"), backbone=used)
+    assert not used.training and frozen.is_complete and all(part.requires_grad for part in used.parameters())
+    # In evaluation mode nothing moved its statistics, and what a run before had frozen stayed so.
+    runs = [
+        train(replace(configure(images=24), output=tmp_path / name), backbone=network)
+        for name, network in (("used", used), ("fresh", fresh))
+    ]
+    assert np.array_equal(*(embed(run.backbone, run) for run in runs))
+    assert torch.equal(statistics(used), statistics(fresh)) and not torch.equal(statistics(used), statistics(own()))
+    # A part of it that alone is in evaluation mode stays so.
+    partly = own()
+    partly.seen[1].eval()
+    train(replace(configure(images=12), output=tmp_path / "partly"), backbone=partly)
+    assert torch.equal(statistics(partly), statistics(own()))
+
+
 @pytest.mark.slow
 def test_it_can_be_exported_from_python(configure: Configure, tmp_path: Path) -> None:
     run = train(configure(), backbone=own())
