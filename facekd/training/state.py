@@ -17,11 +17,12 @@ from torch import nn
 from facekd.data.datasets import FaceDataset
 from facekd.data.datasets.identity_map import stored_images_sha256
 from facekd.distributed import World, make_scaler, replicate
+from facekd.errors import ConfigError
 from facekd.training.config import TrainConfig
 from facekd.training.freezing import freeze
 from facekd.training.optim import build_optimizer, parameter_groups
 from facekd.training.recognizer import Recognizer, build_recognizer
-from facekd.utils.environment import keep_compiled_code_private
+from facekd.utils.environment import why_not_compile_in
 
 
 @dataclass
@@ -86,8 +87,11 @@ def build_state(
     )
     average = copy.deepcopy(recognizer.deployed).requires_grad_(False).eval() if config.ema_half_life_images else None
     if config.compile:
+        from torch._inductor.runtime.cache_dir_utils import default_cache_dir  # takes a second, and few compile
+
+        if (why := why_not_compile_in(Path(default_cache_dir()))) is not None:
+            raise ConfigError(f"compile: {why}")
         # In place, so the weights keep their names. The head is not compiled: computed in chunks, it gains nothing.
-        keep_compiled_code_private()
         recognizer.backbone.compile()
 
     # Each process trains its own shards of the classes: they must not be averaged over the world.

@@ -1,10 +1,11 @@
-"""Reads environment variables, which may hold anything, and sets those that keep libraries out of shared folders."""
+"""Reads environment variables, which may hold anything, and finds the user's folders."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import re
+import stat
 from pathlib import Path
 
 LARGEST_NUMBER = 10**9
@@ -62,21 +63,27 @@ def cache_folder() -> Path:
     return Path(home, "facekd")
 
 
-def keep_compiled_code_private() -> None:
-    """Has torch keep what it compiles in a folder of the user, unless TORCHINDUCTOR_CACHE_DIR names one.
+def why_not_compile_in(folder: Path) -> str | None:
+    """Makes the folder in which torch keeps what it compiles; says why not, if another user may have put code there.
 
-    By itself it takes `/tmp/torchinductor_USER`, whose name any user of the machine knows and may have made before, and
-    runs the code and loads the pickles that it finds there.
+    torch runs the code and loads the pickles that it finds there. Every user of the machine knows the name,
+    `/tmp/torchinductor_USER`, and may have made it before. TORCHINDUCTOR_CACHE_DIR moves most of it elsewhere, but not
+    all: compiled headers stay.
+
+    Returns:
+        None if the folder is the user's, and nobody may write into it but the user's group.
+
+    Raises:
+        OSError: it cannot be made.
     """
-    variable = "TORCHINDUCTOR_CACHE_DIR"
-    if os.environ.get(variable):
-        return
-    folder = cache_folder() / "torchinductor"
-    with contextlib.suppress(OSError):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if folder.stat().st_uid == os.geteuid() and os.access(folder, os.W_OK):
-            os.environ[variable] = str(folder.absolute())
-            return
-    import tempfile  # every command imports this file, and few compile
-
-    os.environ[variable] = tempfile.mkdtemp(prefix="facekd-")  # for this run and the processes that it starts
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    # Of a link, both ends are looked at: it may lead to a larger disk.
+    is_own = folder.is_dir() and {folder.lstat().st_uid, folder.stat().st_uid} == {os.geteuid()}
+    if is_own and not folder.stat().st_mode & stat.S_IWOTH:
+        return None
+    why = "every user may write into it" if is_own else "it is not a folder of your own"
+    return (
+        f"torch keeps compiled code in {folder} and runs what it finds there, but {why}: remove it, or set TMPDIR to a "
+        "folder that is yours alone"
+    )

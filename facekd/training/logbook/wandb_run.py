@@ -20,7 +20,7 @@ SECONDS_TO_START = 15
 SECONDS_TO_FINISH = 25
 SERVER = "https://api.wandb.ai"  # unless told otherwise
 # wandb takes settings from the current folder, which may be a stranger's. These lead nothing elsewhere.
-HARMLESS = ("mode", "project", "entity", "disabled")
+HARMLESS = ("mode", "project", "entity", "disabled", "console", "ignore_globs")
 
 
 class WandbRun(TrackedRun):
@@ -106,21 +106,31 @@ def why_not_wandb_here() -> str | None:
     """Says what of the current folder would have wandb send the user's key elsewhere; None if nothing would.
 
     wandb reads `wandb/settings` of the current folder, which may name another server, a proxy, or no checks of
-    certificates.
+    certificates. `wandb init` writes the user's own server there, too.
     """
+    own = _settings_in(Path(os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb").expanduser() / "settings") or {}
+    servers = [name.rstrip("/") for name in (SERVER, os.environ.get("WANDB_BASE_URL"), own.get("base_url")) if name]
     for file in (Path(".wandb", "settings"), Path("wandb", "settings")):
         if not os.path.lexists(file):
             continue
-        found = configparser.ConfigParser()
-        try:
-            found.read_string(read_text_file(file))
-            settings = dict(found.items("default")) if found.has_section("default") else {}
-        except (OSError, DataError, configparser.Error):
+        if (settings := _settings_in(file)) is None:
             return f"wandb takes settings from {file} in the current folder, and it cannot be read: move it away"
-        usual = [("base_url", SERVER), ("base_url", os.environ.get("WANDB_BASE_URL"))]
-        if others := [key for key, value in settings.items() if key not in HARMLESS and (key, value) not in usual]:
-            return (
-                f"wandb would take {shown(others[0])} from {file} in the current folder, and send your key where it "
-                "says: move the file away; if it is yours, write what you need of it into ~/.config/wandb/settings"
-            )
+        for key, value in settings.items():
+            is_usual = key in HARMLESS or value == own.get(key) or (key == "base_url" and value.rstrip("/") in servers)
+            if not is_usual:
+                return (
+                    f"wandb would take {shown(key)} from {file} in the current folder, by which your key may be sent "
+                    "elsewhere: move the file away; if it is yours, write what you need of it into "
+                    "~/.config/wandb/settings"
+                )
     return None
+
+
+def _settings_in(file: Path) -> dict[str, str] | None:
+    """Returns what a file of wandb's settings says; None if it cannot be read."""
+    found = configparser.ConfigParser()
+    try:
+        found.read_string(read_text_file(file))
+        return dict(found.items("default")) if found.has_section("default") else {}
+    except (OSError, DataError, configparser.Error):
+        return None

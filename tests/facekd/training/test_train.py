@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -24,10 +25,10 @@ from facekd.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from facekd.checkpoints.models import load_backbone
 from facekd.checkpoints.run_folder import checkpoint_path, list_checkpoints
 from facekd.commands.config_files import parse_config
-from facekd.data.datasets import open_dataset
+from facekd.data.datasets import SyntheticDataset, open_dataset
 from facekd.data.datasets.record_pack_writer import RecordPackWriter
 from facekd.distributed import World
-from facekd.errors import CheckpointError, DataError, FacekdError, InUseError, TrainingError, run_verb
+from facekd.errors import CheckpointError, ConfigError, DataError, FacekdError, InUseError, TrainingError, run_verb
 from facekd.training.config import TrainConfig
 from facekd.training.logbook import read_log
 from facekd.training.loop import make_run_loader, round_up, train
@@ -613,3 +614,14 @@ def test_one_identity_is_refused_before_anything_is_written(
     assert run_verb(lambda: main([*tiny_arguments, "--data.train", str(pack)])) == 2
     assert "all images have label 0, and from a single class nothing can be learnt" in capsys.readouterr().err
     assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_nothing_is_compiled_where_another_user_may_have_put_code(
+    tiny_config: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "torchinductor_me").mkdir()
+    (tmp_path / "torchinductor_me").chmod(0o777)
+    place = SimpleNamespace(default_cache_dir=lambda: str(tmp_path / "torchinductor_me"))
+    monkeypatch.setitem(sys.modules, "torch._inductor.runtime.cache_dir_utils", place)
+    with pytest.raises(ConfigError, match=r"compile: torch keeps compiled code in .*torchinductor_me and runs"):
+        build_state(tiny_config(compile=True), ALONE, SyntheticDataset(6, 6, 32, 1), 120)

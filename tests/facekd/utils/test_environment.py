@@ -12,7 +12,7 @@ import pytest
 from facekd.cli import main
 from facekd.errors import ConfigError, FacekdError, ImageError
 from facekd.images.decoding import decode_rgb
-from facekd.utils.environment import keep_compiled_code_private
+from facekd.utils.environment import why_not_compile_in
 from facekd.utils.processes.children import launcher_number
 
 PIXELS = "OPENCV_IO_MAX_IMAGE_PIXELS"
@@ -70,23 +70,19 @@ def test_a_launchers_number_that_is_none_is_named(value: str, monkeypatch: pytes
 
 
 def test_compiled_code_is_kept_where_nobody_else_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from torch._inductor.runtime.cache_dir_utils import cache_dir
-
-    variable = "TORCHINDUCTOR_CACHE_DIR"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv(variable, "mine")
-    keep_compiled_code_private()
-    assert os.environ[variable] == "mine"
-    monkeypatch.delenv(variable)
-    keep_compiled_code_private()
-    assert cache_dir() == str(tmp_path / "cache" / "facekd" / "torchinductor")
-    assert Path(cache_dir()).stat().st_mode & 0o777 == 0o700
-    # Without a home that can be written into, a folder of a name that nobody can predict.
-    monkeypatch.delenv(variable)
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", None)
+    folder, link, dangling = (tmp_path / name for name in ("torchinductor_me", "link", "dangling"))
+    link.symlink_to(folder)
+    dangling.symlink_to("nowhere")
     (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    keep_compiled_code_private()
-    found = Path(os.environ[variable])
-    assert found.parent == tmp_path and found.name.startswith("facekd-") and found.stat().st_mode & 0o777 == 0o700
+    assert why_not_compile_in(folder) is None and folder.stat().st_mode & 0o777 == 0o700
+    folder.chmod(0o775)  # as torch makes it where each user has a group
+    assert why_not_compile_in(folder) is None and why_not_compile_in(link) is None
+    folder.chmod(0o777)
+    for path in (folder, link):
+        assert "every user may write into it: remove it, or set TMPDIR" in str(why_not_compile_in(path))
+    folder.chmod(0o700)
+    for path in (tmp_path / "file", dangling):
+        assert "it is not a folder of your own" in str(why_not_compile_in(path))
+    owner = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    assert "it is not a folder of your own" in str(why_not_compile_in(folder))

@@ -318,7 +318,16 @@ def test_wandb_takes_no_server_from_the_current_folder(
         with pytest.raises(ConfigError, match=rf"would take {key.split()[0]} from {folder}/settings in the current"):
             require_trackers(("wandb",))
     monkeypatch.setenv("WANDB_BASE_URL", "https://mine.org")
-    file.write_text("[default]\nbase_url = https://mine.org\n")
+    file.write_text("[default]\nbase_url = https://mine.org/\n")
+    require_trackers(("wandb",))
+    # What stands in the user's own settings as well, as `wandb init` writes it for a server of one's own.
+    monkeypatch.delenv("WANDB_BASE_URL")
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "own"))
+    with pytest.raises(ConfigError, match="would take base_url"):
+        require_trackers(("wandb",))
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "settings").write_text("[default]\nbase_url = https://mine.org\nhttps_proxy = http://x\n")
+    file.write_text("[default]\nbase_url = https://mine.org\nhttps_proxy = http://x\n")
     require_trackers(("wandb",))
     file.write_bytes(b"[default\n\xff")
     with pytest.raises(ConfigError, match="cannot be read: move it away"):
