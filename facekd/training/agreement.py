@@ -17,8 +17,9 @@ from facekd.data.datasets.identity_map import identity_map, stored_images_sha256
 from facekd.distributed import World, broadcast_from_main, failing_together
 from facekd.errors import TrainingError
 from facekd.files.reading import sha256_of_file
+from facekd.plugins import plugins_of
 from facekd.training.config import TrainConfig
-from facekd.training.recognizer import Recognizer
+from facekd.training.recognizer import Recognizer, names_in_tables
 from facekd.utils.foreign import shown, some_of
 from facekd.utils.wording import counted
 
@@ -91,7 +92,7 @@ def _require_same_run(config: TrainConfig, world: World, mine: dict[str, Any], m
 
 
 def require_same_sources(config: TrainConfig, world: World, recognizer: Recognizer) -> None:
-    """Checks that every process learns from the main one's teacher and began with its weights.
+    """Checks that every process learns from the main one's teacher, by its plug-ins, and began with its weights.
 
     Raises:
         TrainingError: one does not; raised on every process.
@@ -102,6 +103,7 @@ def require_same_sources(config: TrainConfig, world: World, recognizer: Recogniz
         mine = {
             "teacher": recognizer.teacher_fingerprint,
             "shared_head": sha256_of_file(resolve_checkpoint(config.shared_head)) if config.shared_head else "",
+            **{f"plug-in {one['name']}": one["sha256"] for one in plugins_of(names_in_tables(config, recognizer))},
             **{f"{part}.weights": source["sha256"] for part, source in recognizer.started_from.items()},
             **{f"validation.packs.{n}": sha256_of_file(pack) for n, pack in enumerate(config.validation.packs)},
         }

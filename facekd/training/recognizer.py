@@ -126,3 +126,9 @@ def make_backbone(config: TrainConfig, module: nn.Module | None) -> Backbone:
 def backbone_arguments(config: TrainConfig) -> dict[str, Any]:
     """Returns the arguments of `build_backbone`; checkpoints record the architecture by them."""
     return {**config.backbone.architecture, "image_size": config.data.image_size}
+
+
+def names_in_tables(config: TrainConfig, recognizer: Recognizer) -> list[str]:
+    """Returns what a run uses that a plug-in may have added."""
+    losses = [f"loss {name.removeprefix('loss_')}" for name in recognizer.loss_names]
+    return [f"backbone {config.backbone.name}", f"margin {config.head.margin}", *losses]

@@ -39,7 +39,7 @@ from facekd.training.config import TrainConfig
 from facekd.training.logbook.centre_maps import FILE as CENTRES
 from facekd.training.logbook.page import DIAGNOSTICS, PAGE
 from facekd.training.optim import load_optimizer
-from facekd.training.recognizer import Recognizer, backbone_arguments
+from facekd.training.recognizer import Recognizer, backbone_arguments, names_in_tables
 from facekd.training.schedule import ScheduleConfig, first_change, learning_rate
 from facekd.training.state import TrainingState
 from facekd.utils.foreign import shown, some_of
@@ -123,7 +123,7 @@ def _contents(state: TrainingState) -> Checkpoint:
         images_sha256=state.images_sha256,
         teacher_fingerprint=state.recognizer.teacher_fingerprint,
         started_from=state.recognizer.started_from or None,
-        plugins=plugins_of(_names_in_tables(state)) or None,
+        plugins=plugins_of(names_in_tables(state.config, state.recognizer)) or None,
         training=Progress(
             images_seen=state.images_seen,
             total_images=state.total_images,
@@ -149,13 +149,6 @@ def _sub_centers(head: torch.nn.Module) -> int | None:
     """Returns how many centres each class has; None for one, as for a linear classifier."""
     count = head.config.sub_centers if isinstance(head, MarginClassifier) else 1
     return count if count > 1 else None
-
-
-def _names_in_tables(state: TrainingState) -> list[str]:
-    """Returns what the run uses that a plug-in may have added."""
-    config = state.config
-    losses = [f"loss {name.removeprefix('loss_')}" for name in state.recognizer.loss_names]
-    return [f"backbone {config.backbone.name}", f"margin {config.head.margin}", *losses]
 
 
 def _deployable(state: TrainingState) -> dict[str, Any]:
@@ -198,7 +191,7 @@ def restore_latest(state: TrainingState) -> Path | None:
     if training is None or checkpoint.backbone is None or checkpoint.head is None:
         raise CheckpointError(f"{path}: holds weights only, not a run to resume; choose another --output")
     _check_same_run(path, checkpoint, state)
-    require_plugins(checkpoint.plugins, _names_in_tables(state), str(path))
+    require_plugins(checkpoint.plugins, names_in_tables(state.config, state.recognizer), str(path))
     _check_given_module(path, checkpoint.backbone, state.recognizer.backbone)
 
     # Load the weights, the optimiser, the loss scaler and the counters.

@@ -107,6 +107,13 @@ def test_other_files_on_one_rank_are_refused(tmp_path: Path, monkeypatch: pytest
         assert f"{key} is another file on rank 1" in find()
         shutil.copy(tmp_path / "here" / name, tmp_path / "there" / name)
 
+    # A plug-in of another content, as the second process has loaded it.
+    digests = iter("xy")
+    monkeypatch.setattr(
+        "facekd.training.agreement.plugins_of", lambda _: [{"name": "tiny.py", "sha256": next(digests)}]
+    )
+    assert "plug-in tiny.py is another file on rank 1" in find()
+
 
 def test_no_run_is_built_of_other_images_or_weights(
     tiny_config: Callable[..., TrainConfig], tiny_faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

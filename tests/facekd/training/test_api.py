@@ -95,7 +95,8 @@ def test_a_module_that_was_trained_before_is_trained_again_like_a_fresh_one(
         train(replace(configure(images=24), output=tmp_path / name), backbone=network)
         for name, network in (("used", used), ("fresh", fresh))
     ]
-    assert np.array_equal(*(embed(run.backbone, run) for run in runs))
+    first, second = (embed(run.backbone, run) for run in runs)
+    assert np.array_equal(first, second)
     assert torch.equal(statistics(used), statistics(fresh)) and not torch.equal(statistics(used), statistics(own()))
     # A part of it that alone is in evaluation mode stays so.
     partly = own()
