@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from facekd.backbones.backbone import Backbone, full_precision
+from facekd.backbones.given_module import GivenModule
 from facekd.errors import ModelError
 
 
@@ -90,8 +91,11 @@ _NORM_NAMES = ("weight", "bias", "running_mean", "running_var", "num_batches_tra
 
 
 def can_fold_projection(backbone: Backbone) -> bool:
-    """Tells whether `fold_projection` takes this network: one that ends in a linear layer and a normalisation."""
-    return bool(_find_last_layers(backbone))
+    """Tells whether `fold_projection` takes this network: one that ends in a linear layer and a normalisation.
+
+    What others wrote may have the two last and yet go on behind them, or take them in another order.
+    """
+    return not _is_of_others(backbone) and bool(_find_last_layers(backbone))
 
 
 def _last_layers(backbone: Backbone) -> tuple[str, str]:
@@ -123,19 +127,28 @@ def fold_batch_norms(module: nn.Module) -> nn.Module:
         module: a backbone, with or without a projection; not changed.
     """
     folded = copy.deepcopy(module).eval()
+    # Others may take what stands between two parts of a `Sequential`, which would be something else afterwards.
+    of_others = {part for backbone in folded.modules() if _is_of_others(backbone) for part in backbone.modules()}
     for parent in folded.modules():
-        for convolution, norm in _followers(parent):
+        for convolution, norm in _followers(parent, parent in of_others):
             _fold(parent, convolution, norm)
     return folded
 
 
-def _followers(parent: nn.Module) -> list[tuple[str, str]]:
+def _is_of_others(module: nn.Module) -> bool:
+    """Tells whether a module is a backbone that others wrote: one that a caller gave, or a plug-in's."""
+    is_own = type(module).__module__.startswith("facekd.")
+    return isinstance(module, GivenModule) or (isinstance(module, Backbone) and not is_own)
+
+
+def _followers(parent: nn.Module, is_of_others: bool) -> list[tuple[str, str]]:
     """Returns the names of a module's convolutions, each with the name of the normalisation that takes its output.
 
-    In a `Sequential` that is the next child. Other modules name it in `norm_after`; a module without is left alone.
+    In a `Sequential` that is the next child, unless others wrote it. Other modules name it in `norm_after`; a module
+    without is left alone.
     """
     named = getattr(parent, "norm_after", None)
-    if named is None and type(parent).forward is nn.Sequential.forward:
+    if named is None and not is_of_others and type(parent).forward is nn.Sequential.forward:
         names = list(parent._modules)
         named = dict(itertools.pairwise(names))
     if named is None:

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from facekd.backbones import ProjectedBackbone, fold_batch_norms
+from facekd.backbones import Backbone, ProjectedBackbone, can_fold_projection, fold_batch_norms
 from facekd.backbones.building import build_backbone, fixed_embedding_size
+from facekd.backbones.given_module import GivenModule
 
 # Each with the 2-d normalisations that stay, for no convolution is right before them.
 NETWORKS = {
@@ -70,3 +71,41 @@ def test_a_normalisation_that_does_more_stays() -> None:
     module = nn.Sequential(nn.Conv2d(3, 8, 3), Active(8))
     images = torch.randn(2, 3, 8, 8)
     torch.testing.assert_close(fold_batch_norms(module)(images), module.eval()(images))
+
+
+class Branching(nn.Module):
+    """Goes on with what a convolution gives, beside what the normalisation after it makes of that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        before = self.parts[0](images)
+        return (before + 2 * self.parts[1](before)).mean((2, 3))
+
+
+def test_a_network_of_the_callers_own_embeds_as_it_does_without():
+    torch.manual_seed(0)
+    network = Branching().train()
+    images = torch.randn(4, 3, 8, 8)
+    network(images * 3 + 1)
+    given = GivenModule(network, 4, 8).eval()
+    assert torch.equal(fold_batch_norms(given)(images), given(images))
+
+
+class Doubling(Backbone):
+    """Has a linear layer and a normalisation last, as a plug-in's network may, and goes on behind them."""
+
+    def __init__(self) -> None:
+        super().__init__("doubling", 4, 8, 1.0)
+        self.linear = nn.Linear(3 * 8 * 8, 4)
+        self.norm = nn.BatchNorm1d(4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.linear(images.flatten(1))).relu()
+
+
+def test_no_projection_is_folded_into_a_network_of_others():
+    assert not can_fold_projection(Doubling())
+    assert can_fold_projection(build_backbone("mobilefacenet", embedding_size=16, image_size=32, width=0.125))
