@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from facekd.commands.completion import is_completing
 from facekd.commands.open_sections import check_keys, flatten, put_open_options, take_open_options
+from facekd.commands.places import require_own_output
 from facekd.commands.section_values import check_section_values
 from facekd.commands.suggestions import did_you_mean, nearest, verb_of_keys, why_no_config
 from facekd.errors import ConfigError, FacekdError
@@ -151,29 +152,12 @@ def parse_config(
         _expand_paths(parsed, config_class, lambda key: f"{file}: " if key in keys_of_file else "")
         values = parser.instantiate(parsed)
         if file is not None and "output" in keys_of_file:
-            _require_own_output(file, values["output"])
+            require_own_output(file, values["output"])
         return config_class(**{item.name: values[item.name] for item in fields(config_class)})  # type: ignore[arg-type]
     except FacekdError:
         raise
     except Exception as error:  # jsonargparse wraps everything in its own ArgumentError, our checks included
         raise _readable(error, config_keys(config_class), file, keys_of_file) from error
-
-
-def _require_own_output(file: Path, output: str) -> None:
-    """Refuses the configuration of a run that was moved or copied, which names the folder where the run was before."""
-    # A project may have such a folder as well, for weights of others; no log of a training lies beside it.
-    marks = [file.parent / "checkpoints", file.parent / "log.jsonl"]
-    is_of_a_run = file.name == "config.yaml" and all(mark.exists() for mark in marks)
-    if is_of_a_run and output and not _is_same_folder(file.parent, Path(output)):
-        raise ConfigError(
-            f"{file}: belongs to the run in {file.parent}, and names the output {shown(output)}: was the run moved, or "
-            f"copied? Give `--output {file.parent}` to go on with it, or another folder to start anew"
-        )
-
-
-def _is_same_folder(one: Path, other: Path) -> bool:
-    """Tells whether two paths lead to one folder, which may be mounted in two places."""
-    return one.resolve() == other.resolve() or (other.exists() and one.samefile(other))
 
 
 @cache  # a study parses the config of each method

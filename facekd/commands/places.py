@@ -6,9 +6,10 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from facekd.errors import DataError
+from facekd.errors import ConfigError, DataError
 from facekd.files.output_lock import file_lock
 from facekd.files.result_folder import MARK, was_stopped
+from facekd.utils.foreign import shown
 
 MARK_WITHIN = 1024  # bytes
 
@@ -125,6 +126,31 @@ def require_own_results(
         return
     for name in files:
         require_own(folder / name, verb, ())
+
+
+def require_own_output(file: Path, output: str) -> None:
+    """Refuses the configuration of a run that was moved or copied, which names the folder where the run was before.
+
+    Args:
+        file: the configuration.
+        output: the folder that it names.
+
+    Raises:
+        ConfigError: it lies in a run, and the folder is another.
+    """
+    # A project may have such a folder as well, for weights of others; no log of a training lies beside it.
+    marks = [file.parent / "checkpoints", file.parent / "log.jsonl"]
+    is_of_a_run = file.name == "config.yaml" and all(mark.exists() for mark in marks)
+    if is_of_a_run and output and not _is_same_folder(file.parent, Path(output)):
+        raise ConfigError(
+            f"{file}: belongs to the run in {file.parent}, and names the output {shown(output)}: was the run moved, or "
+            f"copied? Give `--output {file.parent}` to go on with it, or another folder to start anew"
+        )
+
+
+def _is_same_folder(one: Path, other: Path) -> bool:
+    """Tells whether two paths lead to one folder, which may be mounted in two places."""
+    return one.resolve() == other.resolve() or (other.exists() and one.samefile(other))
 
 
 @contextmanager

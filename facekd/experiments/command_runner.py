@@ -167,10 +167,13 @@ class CompletedSteps:
         return bool(made and now) and made != now
 
     def withdraw(self, step: Step) -> None:
-        """Records that a step done before is being done again: until it ends, what it makes may be half old.
+        """Records that a step done before is being done again, and says why if what it made was replaced.
 
-        Its number stays, so that the steps built on it are done again even if this one is stopped.
+        Until it ends, what it makes may be half old. Its number stays, so that the steps built on it are done again
+        even if this one is stopped.
         """
+        if self.has_changed(step):
+            print(f"-- {step.title}: {step.makes} is not what it made; done again", flush=True)
         if step.title in self._done:
             self._done[step.title]["unfinished"] = True
             self._done[step.title].pop("made", None)  # of which the step goes on to make something else
@@ -261,8 +264,6 @@ def run_steps(
                             print(f"-- {step.title}: done before", flush=True)
                         outcome.done.append(step.title)
                         continue
-                    if completed.has_changed(step):
-                        print(f"-- {step.title}: {step.makes} is not what it made; done again", flush=True)
                     completed.withdraw(step)
                     running.append(_start(step, environment))
                 # Nothing runs and nothing can start: the steps that are left depend on a failed one.
