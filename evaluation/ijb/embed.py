@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,8 +20,15 @@ from evaluation.sets.qualities import MODEL
 from facekd.commands.command_line import THREADS
 from facekd.embedder.described_model import open_described_model
 from facekd.embedder.quality import QualityEmbedder
+from facekd.errors import DataError
 from facekd.files.output_lock import folder_lock
 from facekd.utils.processes.children import launched_as, launcher_number
+from facekd.utils.sampling import spread_evenly
+
+if TYPE_CHECKING:
+    from facekd.distributed import World
+
+IMAGES_COMPARED = 256  # of a set, by the processes that share it
 
 
 def add_embedding_options(parser: argparse.ArgumentParser) -> None:
@@ -109,7 +116,7 @@ def embed_listed(arguments: argparse.Namespace, images: FaceImages, wanted: np.n
         wanted: (n,) the numbers of the images wanted.
         flip: whether to embed the mirror images too.
     """
-    with _together() as (share, wait):
+    with _together() as (share, world):
         embedder, model = open_described_model(arguments.model, arguments)
         folder = Path(arguments.cache) if arguments.cache else Path(arguments.output) / "embeddings"
         embeddings = FaceEmbeddings(folder, embedder, images, flip, arguments.embedding_dtype)
@@ -118,7 +125,9 @@ def embed_listed(arguments: argparse.Namespace, images: FaceImages, wanted: np.n
             of_quality = FaceQualities(folder, QualityEmbedder(embedder, arguments.model), images)
         # A folder of --cache may be that of another evaluation, which must not create the files anew meanwhile.
         with folder_lock(folder, "evaluation embeds", active=share.rank == 0):
-            missing = _fill(embeddings, of_quality, wanted, share, wait, arguments.workers)
+            if world is not None:
+                require_same_work(world, embeddings, wanted)
+            missing = _fill(embeddings, of_quality, wanted, share, world, arguments.workers)
     if share.rank != 0:
         return Embedded(None, {}, wanted[:0], "", None)
     # What is missing still could not be read.
@@ -136,7 +145,7 @@ def _fill(
     qualities: FaceQualities | None,
     wanted: np.ndarray,
     share: Share,
-    wait: Callable[[], None],
+    world: World | None,
     workers: int | None,
 ) -> np.ndarray:
     """Embeds what is missing of the images wanted, each process its share; returns whose embeddings were missing.
@@ -144,6 +153,13 @@ def _fill(
     One process creates the files, all check what is missing, and only then do the files change. Images that lack both
     their embedding and their quality get both by one pass of the model.
     """
+
+    def wait() -> None:
+        if world is not None:
+            from facekd.distributed import wait_for_all
+
+            wait_for_all(world)
+
     if share.rank == 0:
         embeddings.prepare()
         if qualities is not None:
@@ -161,23 +177,55 @@ def _fill(
     return missing
 
 
+def require_same_work(world: World, embeddings: FaceEmbeddings, wanted: np.ndarray) -> None:
+    """Checks that every process embeds the main one's images with its model.
+
+    Rows of others would be missed in the end, and their images be taken for unreadable ones. An image is told by its
+    size and times, so that copies of a set on several machines are other images.
+
+    Args:
+        world: the processes.
+        embeddings: what this process embeds.
+        wanted: (n,) the numbers of the images.
+
+    Raises:
+        DataError: one does not; raised on every process.
+    """
+    from facekd.distributed import broadcast_from_main, failing_together
+
+    stamps = embeddings.stamps_of_files(wanted[spread_evenly(len(wanted), IMAGES_COMPARED)])
+    mine = (embeddings.digest, embeddings.sides, wanted.tobytes(), stamps.tobytes())
+    main = broadcast_from_main(mine, world)
+    with failing_together(world):
+        if mine[:3] != main[:3]:
+            raise DataError(
+                f"rank {world.rank} embeds other images than the main process, or with another model or other options: "
+                "start the same command, with the same model and the same lists, on every machine"
+            )
+        if mine[3] != main[3]:
+            raise DataError(
+                f"the images on rank {world.rank} are other files than those of the main process, by size or time: "
+                "put them on a file system that all machines share, or take the GPUs of one machine"
+            )
+
+
 @contextlib.contextmanager
-def _together() -> Iterator[tuple[Share, Any]]:
-    """Yields this process's share of the work and a function that waits for the other processes.
+def _together() -> Iterator[tuple[Share, World | None]]:
+    """Yields this process's share of the work, and the processes that share it; None if this one is alone.
 
     The processes are those that torch.distributed.run started, or this one alone.
     """
     launched = launched_as()
     local = launched.local_rank
     if launched.size == 1:
-        yield Share(), lambda: None
+        yield Share(), None
         return
     # Give each process one GPU, before any library counts them: every library then sees only that one.
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     gpus = visible.split(",") if visible else [str(number) for number in range(local + 1)]
     if local < len(gpus):
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[local]
-    from facekd.distributed import join_world, wait_for_all  # imports torch: not at the top
+    from facekd.distributed import join_world  # imports torch: not at the top
 
     with join_world("cpu") as world:
-        yield Share(world.rank, world.size), lambda: wait_for_all(world)
+        yield Share(world.rank, world.size), world

@@ -135,7 +135,7 @@ class FaceEmbeddings:
 
         Reads the embeddings, to check them; damaged ones are counted in a printed line.
         """
-        stamps = self._stamps_of_files(images)
+        stamps = self.stamps_of_files(images)
         done = np.ones(len(images), bool)
         for side in self.sides:
             kept = np.load(self._file(f"{side}-stamps"), mmap_mode="r")[images]
@@ -237,7 +237,7 @@ class FaceEmbeddings:
     def _file(self, kind: str) -> Path:
         return self._folder / f"{self.digest}-{kind}.npy"
 
-    def _stamps_of_files(self, images: np.ndarray) -> np.ndarray:
+    def stamps_of_files(self, images: np.ndarray) -> np.ndarray:
         """Returns the stamps of the image files: int64 (n, STAMP_SIZE), -1 without a file."""
         stamps = np.zeros((len(images), STAMP_SIZE), np.int64)
         for position, image in enumerate(images.tolist()):
@@ -259,7 +259,7 @@ class FaceEmbeddings:
                 # Keep the threads busy a few batches ahead.
                 while len(ahead) <= BATCHES_AHEAD and (batch := next(waiting, None)) is not None:
                     futures = [pool.submit(self._load, image) for image in batch.tolist()]
-                    ahead.append((batch, self._stamps_of_files(batch), futures))
+                    ahead.append((batch, self.stamps_of_files(batch), futures))
                 if not ahead:
                     return
                 # Hand over the oldest batch, without the images that could not be read.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +17,10 @@ import pytest
 
 from evaluation.evaluate_ijbc import main
 from evaluation.ijb import face_embeddings as module
+from evaluation.ijb.embed import require_same_work
 from evaluation.ijb.face_embeddings import FaceEmbeddings, Share
 from evaluation.ijb.protocol import load_protocol
+from facekd.distributed import World
 from facekd.embedder import open_embedder
 from facekd.errors import DataError, run_verb
 from facekd.files.output_lock import folder_lock
@@ -25,6 +28,7 @@ from facekd.images.alignment import align
 from facekd.images.decoding import decode_rgb
 from tests.evaluation.conftest import quarters
 from tests.evaluation.ijb_layout import make_layout
+from tests.facekd.head.thread_world import run_ranks
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -205,6 +209,7 @@ def test_other_switches_do_not_need_the_model_again(root, model, tmp_path, monke
 SLOWED = """
 import sys, time
 from evaluation.ijb import face_embeddings as module
+from evaluation.ijb.embed import require_same_work
 from facekd.embedder.onnx_models.embedder import OnnxEmbedder
 module.IMAGES_CHUNK, module.SECONDS_BETWEEN_STAMPS = 4, 0.0
 embed = OnnxEmbedder.embed
@@ -240,6 +245,33 @@ def test_a_killed_run_goes_on_where_it_was(root, model, embedder, tmp_path):
     assert status == 0 and sorted(seen) == missing.tolist()
     _, fresh = run(root, model, tmp_path / "fresh")
     assert resumed["tar_at_far"] == fresh["tar_at_far"] and resumed["identification"] == fresh["identification"]
+
+
+def test_processes_that_would_embed_something_else_are_refused(root, model, embedder, tmp_path, monkeypatch):
+    copied = shutil.copytree(root, tmp_path / "copied")
+
+    def said(other_root=root, other_embedder=embedder, other_flip=True, other_wanted=wanted) -> str:
+        ranks = [(root, embedder, True, wanted), (other_root, other_embedder, other_flip, other_wanted)]
+        found = ["", ""]
+
+        def work(world: World) -> None:
+            place, own, flip, choose = ranks[world.rank]
+            protocol = load_protocol(place, may_write=False)
+            try:
+                require_same_work(world, FaceEmbeddings(tmp_path, own, protocol, flip), choose(protocol))
+            except DataError as error:
+                found[world.rank] = str(error)
+
+        run_ranks(2, monkeypatch, work)
+        assert found[0] == found[1]
+        return found[0]
+
+    assert said() == ""
+    # Of copies, half of the rows would be missed in the end: an image is told by its times, too.
+    assert "the images on rank 1 are other files" in said(other_root=copied)
+    others = ({"other_embedder": open_embedder(model, color="bgr")}, {"other_flip": False})
+    for other in (*others, {"other_wanted": lambda protocol: wanted(protocol)[1:]}):
+        assert "rank 1 embeds other images than the main process, or with another model" in said(**other)
 
 
 @pytest.mark.slow
