@@ -82,9 +82,7 @@ class ClassifyingModel:
             raise CheckpointError(
                 f"{self._file}: has {counted(self._checkpoint.num_classes, 'class')}, {path} has {dataset.num_classes}"
             )
-        names = self._checkpoint.identities_sha256, identities_sha256(dataset)
-        if None not in names and names[0] != names[1]:
-            raise CheckpointError(f"{self._file}: was trained on classes with other names than those of {path}")
+        _require_same_names(self._file, self._checkpoint.identities_sha256, dataset, path)
 
 
 def open_classifying_model(
@@ -179,16 +177,24 @@ class OnnxClassifier:
         return {"head": self._embedder.embed(images)}
 
     def check_classes(self, dataset: FaceDataset, path: str | os.PathLike[str]) -> None:
-        """Checks that there is a logit for each class of the data.
+        """Checks that there is a logit for each class of the data, of the same name where the file records the names.
 
         Raises:
-            CheckpointError: the numbers differ.
+            CheckpointError: the numbers differ, or the names.
         """
         if self.embedding_size != dataset.num_classes:
             raise CheckpointError(
                 f"{self._file}: gives {counted(self.embedding_size, 'value')}, but {path} has "
                 f"{counted(dataset.num_classes, 'class')}; export a classifier without --embedding"
             )
+        _require_same_names(self._file, self._embedder.metadata.get("identities_sha256"), dataset, path)
+
+
+def _require_same_names(file: Path, recorded: str | None, dataset: FaceDataset, path: str | os.PathLike[str]) -> None:
+    """Raises a CheckpointError where the names of a model's classes are known, and are not those of the data."""
+    own = identities_sha256(dataset)
+    if None not in (recorded, own) and recorded != own:
+        raise CheckpointError(f"{file}: was trained on classes with other names than those of {path}")
 
 
 def _read_center_crop(text: str, path: Path) -> float:

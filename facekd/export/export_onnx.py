@@ -154,7 +154,9 @@ def _describe_checkpoint(file: Path, checkpoint: Checkpoint, weights: str, is_cl
     }
     if not is_classifier:
         return metadata
+    names = checkpoint.identities_sha256
     return metadata | {
+        **({"identities_sha256": names} if names else {}),
         "output": LOGITS_NAME,
         "num_classes": str(checkpoint.num_classes),
         "center_crop": str(checkpoint.center_crop),

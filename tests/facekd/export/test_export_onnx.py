@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import onnx
 import onnxruntime
@@ -18,7 +20,9 @@ import facekd
 from facekd.backbones.building import BACKBONES, build_backbone, fixed_embedding_size
 from facekd.backbones.library_models import TORCHVISION_EMBEDDING_SIZES
 from facekd.checkpoints.checkpoint import save_checkpoint
+from facekd.data.datasets import open_dataset
 from facekd.embedder import OnnxEmbedder, Preprocessing, TorchEmbedder, open_embedder
+from facekd.embedder.classifying_model import OnnxClassifier
 from facekd.errors import CheckpointError, ModelError, run_verb
 from facekd.export.export_onnx import export_backbone, export_checkpoint, main
 from facekd.export.options import ExportOptions
@@ -60,6 +64,7 @@ def classifier(checkpoint: Path) -> Path:
     content = torch.load(checkpoint, weights_only=True)
     content["config"] = {**content["config"], "head": {"kind": "linear"}, "data": {"center_crop": 0.875}}
     content |= {"head": {"weight": torch.randn(5, 16), "bias": torch.randn(5)}, "num_classes": 5}
+    content["identities_sha256"] = hashlib.sha256("\n".join("abcde").encode()).hexdigest()
     path = checkpoint.with_name("classifier.pt")
     save_checkpoint(path, content)
     return path
@@ -304,6 +309,16 @@ def test_a_classifier_is_exported_with_the_weights_that_were_asked_for(
     embeddings = TorchEmbedder(backbone, found.preprocessing).embed(images)
     expected = embeddings @ content["head"]["weight"].numpy().T + content["head"]["bias"].numpy()
     np.testing.assert_allclose(found.embed(images), expected, atol=1e-4 * np.abs(expected).max())
+
+    # It knows the names of its classes: as many others are not the same.
+    for names in ("abcde", "abcdz"):
+        for name in names:
+            (tmp_path / names / name).mkdir(parents=True)
+            cv2.imwrite(str(tmp_path / names / name / "1.png"), images[0])
+    network = OnnxClassifier(path)
+    network.check_classes(open_dataset(tmp_path / "abcde", 32), "abcde")
+    with pytest.raises(CheckpointError, match=r"was trained on classes with other names than those of abcdz"):
+        network.check_classes(open_dataset(tmp_path / "abcdz", 32), "abcdz")
 
 
 def test_a_classifier_without_a_moving_average_refuses_ema(classifier: Path, tmp_path: Path) -> None:
