@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -167,15 +168,21 @@ def _warn_of_unknown_people(head: SharedHead, checkpoint: Checkpoint, dataset: F
 
     How many images each person has tells sets apart, unless all have as many; then other images may be other people.
     """
-    has_names = checkpoint.identities_sha256 is not None and identities_of(dataset) is not None
+    names = identities_of(dataset)
+    has_names = checkpoint.identities_sha256 is not None and names is not None and not _are_numbers(names)
     if has_names or checkpoint.images_sha256 is None or not has_equal_classes(dataset.labels):
         return
     if checkpoint.images_sha256 != stored_images_sha256(dataset):
         dataset.warnings.append(
             f"{head.source}: its classifier was trained on other images than those of {dataset.name}. Both number as "
-            "many people, with equally many images each, and do not name them: nobody can tell whether class n is the "
-            "same person in both. If they are not the same people, what is learnt from it is noise"
+            "many people, with equally many images each, and name them by numbers at most: nobody can tell whether "
+            "class n is the same person in both. If they are not the same people, what is learnt from it is noise"
         )
+
+
+def _are_numbers(names: Sequence[str]) -> bool:
+    """Tells whether names are numbers, as of a pack that was unpacked without a list: they tell nobody apart."""
+    return all(name.isdecimal() for name in names)
 
 
 def read_classifier(path: str | os.PathLike[str]) -> tuple[SharedHead, Checkpoint]:
@@ -300,5 +307,12 @@ def find_same_people(head: SharedHead, checkpoint: Checkpoint, dataset: FaceData
         raise CheckpointError(
             f"{head.source}: its classifier knows nobody of {dataset.name} by name (its first is {shown(stored[0])!r}, "
             f"theirs {shown(wanted[0])!r}). Leave out head.weights to start with fresh class centres"
+        )
+    known = [name for name in wanted if name in row_of]
+    if _are_numbers(known) and checkpoint.images_sha256 != stored_images_sha256(dataset):
+        dataset.warnings.append(
+            f"{head.source}: the {counted(len(known), 'person')} of {dataset.name} that its classifier knows "
+            f"{agreeing(len(known), 'is', 'are')} found by numbers (the first is {shown(known[0])}), and it was trained on other images: if these numbers stand "
+            "for other people there, leave out head.weights"
         )
     return found

@@ -51,6 +51,23 @@ def test_people_that_nothing_tells_apart_are_warned_of(
         assert len(found) == is_warned and all("whether class n is the same person" in words for words in found)
 
 
+@pytest.mark.parametrize(("names", "is_warned"), [(["00", "01", "02"], True), (["ann", "bob", "eve"], False)])
+def test_people_found_by_numbers_are_warned_of(names: list[str], is_warned: bool, tmp_path: Path) -> None:
+    def make(folder: str, people: list[str], seed: int) -> FaceDataset:
+        generator = np.random.default_rng(seed)
+        for name in people:
+            (tmp_path / folder / name).mkdir(parents=True)
+            cv2.imwrite(str(tmp_path / folder / name / "1.png"), generator.integers(0, 256, (32, 32, 3), np.uint8))
+        return open_dataset(str(tmp_path / folder), 32)
+
+    head = make_head(tmp_path / "head.pt", make("there", names, 0))
+    same, fewer, all_of_them = make("same", names, 0), make("fewer", names[1:], 1), make("all", names, 1)
+    for here, rows, expected in ((same, [0, 1, 2], False), (fewer, [1, 2], True), (all_of_them, [0, 1, 2], True)):
+        before = len(here.warnings)
+        assert find_same_people(*read_classifier(head), here).tolist() == rows
+        assert bool([words for words in here.warnings[before:] if "number" in words]) == (expected and is_warned)
+
+
 @pytest.mark.parametrize(
     ("labels", "expected"),
     [
