@@ -39,6 +39,8 @@ ALLOWED = {
     ("facekd/checkpoints/shared_head.py", "{self.sub_centers} sub-centres"): "is hashed; 2 or more",
     ("evaluation/groups/race_layouts.py", "{number} names"): "a verb: what a line names",
     ("facekd/embedder/onnx_models/preprocessing.py", "{wanted[1]} passes"): "a verb: what options pass on",
+    ("facekd/experiments/command_runner.py", "{path.stat().st_size} bytes"): "compared with what was noted",
+    ("facekd/plugins.py", "{option} names"): "a verb: what an option names",
     ("facekd/faces/show_threshold.py", "{RULE_OF_30 / rate} comparisons"): "30 or more",
     ("facekd/verification/operating_points.py", "{needed} comparisons"): "2 or more: one measures a FAR of 1",
     ("facekd/pages/templates/evaluation.html.j2", "{{ max_images }} aligned images"): "a constant of several",

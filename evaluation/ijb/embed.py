@@ -199,7 +199,7 @@ def require_same_work(world: World, embeddings: FaceEmbeddings, wanted: np.ndarr
     with failing_together(world):
         if mine[:3] != main[:3]:
             raise DataError(
-                f"rank {world.rank} embeds other images than the main process, or with another model or other options: "
+                f"what rank {world.rank} is to embed, or its model or options, are not those of the main process: "
                 "start the same command, with the same model and the same lists, on every machine"
             )
         if mine[3] != main[3]:

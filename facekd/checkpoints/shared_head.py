@@ -312,7 +312,7 @@ def find_same_people(head: SharedHead, checkpoint: Checkpoint, dataset: FaceData
     if _are_numbers(known) and checkpoint.images_sha256 != stored_images_sha256(dataset):
         dataset.warnings.append(
             f"{head.source}: the {counted(len(known), 'person')} of {dataset.name} that its classifier knows "
-            f"{agreeing(len(known), 'is', 'are')} found by numbers (the first is {shown(known[0])}), and it was trained on other images: if these numbers stand "
-            "for other people there, leave out head.weights"
+            f"{agreeing(len(known), 'is', 'are')} found by numbers (the first is {shown(known[0])}), and it learnt "
+            "from other images: if these numbers stand for other people there, leave out head.weights"
         )
     return found

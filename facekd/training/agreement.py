@@ -66,7 +66,7 @@ def _require_same_run(config: TrainConfig, world: World, mine: dict[str, Any], m
     """
     if mine["version"] != main["version"]:
         raise TrainingError(
-            f"rank {world.rank} runs facekd {mine['version']}, the main process {main['version']}: install one version "
+            f"rank {world.rank} has facekd {mine['version']}, the main process {main['version']}: install one version "
             "on every machine"
         )
     changed = differences(main["config"], mine["config"])

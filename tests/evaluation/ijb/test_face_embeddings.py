@@ -271,7 +271,7 @@ def test_processes_that_would_embed_something_else_are_refused(root, model, embe
     assert "the images on rank 1 are other files" in said(other_root=copied)
     others = ({"other_embedder": open_embedder(model, color="bgr")}, {"other_flip": False})
     for other in (*others, {"other_wanted": lambda protocol: wanted(protocol)[1:]}):
-        assert "rank 1 embeds other images than the main process, or with another model" in said(**other)
+        assert "what rank 1 is to embed, or its model or options, are not those of the main" in said(**other)
 
 
 @pytest.mark.slow
