@@ -73,7 +73,7 @@ class OnnxEmbedder:
         path: the `.onnx` file.
         batch_size: images per call of a model with a dynamic batch, at most.
         threads: threads of onnxruntime; None means one per core. Of many images, each embeds its own.
-        device: `"cpu"` or `"cuda"` (needs the onnxruntime-gpu package).
+        device: `"cpu"`, `"cuda"` or `"cuda:N"` (these need the onnxruntime-gpu package).
         output: name of the output that is the embedding; None takes `embedding`, or the only one with D > 1.
         resize: resize images of another size instead of refusing them.
         rewrite_prelu: compute PReLU in a form that is faster on a CPU (see `prelu_form`), if it has any, and if the

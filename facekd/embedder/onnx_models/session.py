@@ -32,7 +32,7 @@ class Sessions:
     Args:
         file: the file, as `read_onnx_file` has checked it.
         threads: threads for the model; None means one per core.
-        device: `"cpu"` or `"cuda"`, on which no calls run side by side.
+        device: `"cpu"`, or `"cuda"` or `"cuda:N"`, on which no calls run side by side.
         content: the model to open instead, see `open_session`.
 
     Attributes:
@@ -80,7 +80,7 @@ def open_session(file: OnnxFile, threads: int | None = None, device: str = "cpu"
     Args:
         file: the file, as `read_onnx_file` has checked it.
         threads: threads of onnxruntime; None means one per core.
-        device: `"cpu"` or `"cuda"`.
+        device: `"cpu"`, `"cuda"` or `"cuda:N"`.
         content: the model to open instead, the same network in another form; the file only names it.
 
     Raises:
@@ -88,11 +88,14 @@ def open_session(file: OnnxFile, threads: int | None = None, device: str = "cpu"
     """
     import onnxruntime
 
-    providers = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}.get(device)
-    if providers is None:
-        raise ModelError(f"device is {device!r}; expected cpu or cuda for an ONNX file")
-    if providers[0] not in onnxruntime.get_available_providers():
-        raise ModelError(f"device is 'cuda' but this onnxruntime has no CUDA: {_cuda_remedy()}")
+    # Each process that trains has a GPU of its own, which torch names cuda:N.
+    gpu = re.fullmatch(r"cuda(?::(\d{1,3}))?", device)
+    if device != "cpu" and gpu is None:
+        raise ModelError(f"device is {device!r}; expected cpu, cuda or cuda:N for an ONNX file")
+    if gpu is not None and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        raise ModelError(f"device is {device!r} but this onnxruntime has no CUDA: {_cuda_remedy()}")
+    on_gpu = [] if gpu is None else [("CUDAExecutionProvider", {"device_id": gpu[1] or "0"})]
+    providers = [*on_gpu, "CPUExecutionProvider"]
     if threads is not None and threads < 1:
         raise ModelError(f"threads is {threads}: expected at least 1")
     options = onnxruntime.SessionOptions()

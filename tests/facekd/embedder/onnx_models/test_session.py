@@ -140,6 +140,27 @@ def test_why_there_is_no_cuda(
     assert message in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [
+        ("cpu", ["CPUExecutionProvider"]),
+        ("cuda", [("CUDAExecutionProvider", {"device_id": "0"}), "CPUExecutionProvider"]),
+        ("cuda:3", [("CUDAExecutionProvider", {"device_id": "3"}), "CPUExecutionProvider"]),
+    ],
+)
+def test_each_process_has_its_own_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, expected: list[Any]
+) -> None:
+    # As a teacher's device is named in training: that of the rank, `cuda:N`.
+    asked = []
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, providers, **__: asked.append(providers))
+    onnx_session.open_session(read_onnx_file(write(tmp_path / "m.onnx")), device=device)
+    assert asked == [expected]
+    with pytest.raises(ModelError, match=r"device is 'cuda:x'; expected cpu, cuda or cuda:N"):
+        onnx_session.open_session(read_onnx_file(tmp_path / "m.onnx"), device="cuda:x")
+
+
 DETECTORS: dict[str, dict[str, list[int]]] = {
     "scrfd": {f"{size}_{step}": [3, size] for size in (1, 4, 10) for step in (8, 16, 32)},
     "scrfd without landmarks": {f"{size}_{step}": [3, size] for size in (1, 4) for step in (8, 16, 32)},
