@@ -105,5 +105,9 @@ def open_training_data(data: DataConfig, which: Literal["train", "held_out", "te
         return dataset
     if which == "train":
         require_two_classes(dataset)
-        return hold_out(dataset, data.held_out)[0] if data.held_out else dataset
-    return hold_out(dataset, data.held_out)[1]
+        if not data.held_out:
+            return dataset
+    # An image of the other part must not stand in for a bad one: it would be trained on and measured.
+    part = hold_out(dataset, data.held_out)[which == "held_out"]
+    part.keep_stand_ins_inside()
+    return part

@@ -40,6 +40,7 @@ class EncodedDataset(ABC):
     """
 
     has_labels = True
+    stand_ins: NDArray[np.bool_] | None = None  # (N,), which images may take the place of a bad one; None means all
 
     def __init__(
         self,
@@ -164,6 +165,8 @@ class EncodedDataset(ABC):
         """Puts image `index`, or the next good one after it, into `out`; returns the label of the one taken."""
         for candidate in range(index, index + MAX_BAD_IN_A_ROW):
             candidate %= len(self)
+            if self.stand_ins is not None and candidate != index and not self.stand_ins[candidate]:
+                continue
             try:
                 encoded, label = self.read_encoded(candidate)
                 self._decode(encoded, out, crop)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from facekd.data.datasets.encoded_dataset import EncodedDataset
 from facekd.data.datasets.face_dataset import FaceDataset, ReadsAhead
 from facekd.errors import DataError
 from facekd.images.crops import ResizedCrop
@@ -60,6 +61,12 @@ class SubsetDataset:
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """See `FaceDataset.load`."""
         return self.whole.load(self.indices[indices], crops, out)
+
+    def keep_stand_ins_inside(self) -> None:
+        """Lets no image of the other part take the place of a bad one, wherever the whole data set is used."""
+        if isinstance(self.whole, EncodedDataset):
+            self.whole.stand_ins = np.zeros(len(self.whole), np.bool_)
+            self.whole.stand_ins[self.indices] = True
 
     def read_ahead(self, first: int, end: int) -> None:
         """See `ReadsAhead`. Images between the two that are not in this part are read too."""

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from data_prep.synthesize_classification import main as synthesize
-from facekd.data.datasets import FolderDataset, open_dataset
+from facekd.data.config import DataConfig, open_training_data
+from facekd.data.datasets import FaceDataset, FolderDataset, open_dataset
 from facekd.data.datasets.cifar_dataset import CifarDataset, cifar_files
 from facekd.data.datasets.identity_map import identity_map
 from facekd.data.datasets.subset_dataset import hold_out
@@ -286,3 +287,26 @@ def test_which_images_are_held_out_is_not_their_order() -> None:
     held_out = hold_out(Labelled([0] * 1000), 0.1)[1]  # type: ignore[arg-type]
     assert 400 < held_out.indices.mean() < 600
     assert held_out.indices.std() == pytest.approx(1000 / 12**0.5, rel=0.15)
+
+
+def test_no_held_out_image_stands_in_for_a_bad_one(tmp_path: Path) -> None:
+    for name, grey in (("ann", 50), ("bob", 200)):
+        (tmp_path / name).mkdir()
+        for number in range(10):
+            cv2.imwrite(str(tmp_path / name / f"{number}.png"), np.full((8, 8, 3), grey + number, np.uint8))
+    data = DataConfig(train=str(tmp_path), image_size=8, held_out=0.3, on_bad_record="skip")
+    parts = [open_training_data(data, which) for which in ("train", "held_out")]
+
+    def greys(part: FaceDataset) -> set[int]:
+        return set(part.load(np.arange(len(part)))[0][:, 0, 0, 0].tolist())
+
+    whole = [greys(part) for part in parts]
+    assert [len(found) for found in whole] == [14, 6]
+    # Of each image, damaged, the next of its own part is taken.
+    for number in range(10):
+        file = tmp_path / "ann" / f"{number}.png"
+        content = file.read_bytes()
+        file.write_bytes(b"damaged")
+        found = [greys(part) for part in parts]
+        assert found[0] <= whole[0] and found[1] <= whole[1]
+        file.write_bytes(content)
