@@ -5,7 +5,6 @@ The benchmarks themselves belong to the evaluation harness, which passes them in
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -124,22 +123,40 @@ def forget_best_of_other_sets(state: TrainingState) -> None:
 
     An accuracy of one pack says nothing beside that of another: of a harder one, no checkpoint would be the best again.
     """
-    new = _measured(to_plain(state.config)["validation"])
-    if state.best_accuracy < 0 or not new:
+    wanted = _measured(to_plain(state.config)["validation"])
+    if state.best_accuracy < 0 or not wanted:
         return
+    why = broadcast_from_main(_why_not_best(state, wanted) if state.world.is_main else "", state.world)
+    if why:
+        state.dataset.warnings.append(why)
+        state.best_accuracy = -1.0
+
+
+def _why_not_best(state: TrainingState, wanted: list[Any]) -> str:
+    """Says why best.pt does not have the best accuracy of what is measured now; empty if it has, or nobody can tell."""
+    file = checkpoint_path(state.folder, 0).with_stem("best")
+    if not file.exists():
+        return (
+            f"best.pt, with the best accuracy, {state.best_accuracy:.4f}, is gone; the next validation writes another"
+        )
 
     # What the accuracy is of says the checkpoint that has it: the newest may be of a run that measured nothing.
-    is_of_others = False
-    if state.world.is_main:
-        with contextlib.suppress(CheckpointError, OSError):
-            best = read_checkpoint(checkpoint_path(state.folder, 0).with_stem("best"))
-            is_of_others = new != _measured(best.config.get("validation"))
-    if broadcast_from_main(is_of_others, state.world):
-        state.dataset.warnings.append(
+    try:
+        best = read_checkpoint(file)
+    except (CheckpointError, OSError):
+        return ""
+    if wanted != _measured(best.config.get("validation")):
+        return (
             f"best.pt has the best accuracy, {state.best_accuracy:.4f}, of another validation than is asked for now; "
             "the next validation replaces it: move it, if it is still wanted"
         )
-        state.best_accuracy = -1.0
+    # A run killed between its validation and its checkpoint goes on from one that knows the earlier validation alone.
+    if best.training is not None and best.training.best_accuracy < state.best_accuracy:
+        return (
+            f"best.pt has the accuracy {best.training.best_accuracy:.4f}, and the best one so far, "
+            f"{state.best_accuracy:.4f}, is of another validation; the next validation replaces best.pt"
+        )
+    return ""
 
 
 def _measured(validation: Any) -> list[Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -40,7 +41,7 @@ class EncodedDataset(ABC):
     """
 
     has_labels = True
-    stand_ins: NDArray[np.bool_] | None = None  # (N,), which images may take the place of a bad one; None means all
+    stand_ins: NDArray[np.int64] | None = None  # ascending, which images may take the place of a bad one; None: all
 
     def __init__(
         self,
@@ -163,10 +164,7 @@ class EncodedDataset(ABC):
 
     def _load_good(self, index: int, out: NDArray[np.uint8], crop: ResizedCrop | None = None) -> int:
         """Puts image `index`, or the next good one after it, into `out`; returns the label of the one taken."""
-        for candidate in range(index, index + MAX_BAD_IN_A_ROW):
-            candidate %= len(self)
-            if self.stand_ins is not None and candidate != index and not self.stand_ins[candidate]:
-                continue
+        for candidate in itertools.islice(self._with_stand_ins(index), MAX_BAD_IN_A_ROW):
             try:
                 encoded, label = self.read_encoded(candidate)
                 self._decode(encoded, out, crop)
@@ -183,6 +181,15 @@ class EncodedDataset(ABC):
             f"{MAX_BAD_IN_A_ROW} images in a row cannot be used, so this is more than a few bad ones; the last: "
             f"{self._bad_records[-1]}"
         )
+
+    def _with_stand_ins(self, index: int) -> Iterator[int]:
+        """Yields an image, and then those that may take its place, the next one first, for ever."""
+        yield index
+        if self.stand_ins is None:
+            yield from (other % len(self) for other in itertools.count(index + 1))
+        else:
+            place = int(np.searchsorted(self.stand_ins, index, "right"))
+            yield from (int(self.stand_ins[other % len(self.stand_ins)]) for other in itertools.count(place))
 
     def _decode(self, encoded: Encoded, out: NDArray[np.uint8], crop: ResizedCrop | None) -> None:
         if crop is None and not self.center_crop:

@@ -27,7 +27,7 @@ class SubsetDataset:
 
     Args:
         whole: the data set.
-        indices: (M,), numbers of the images to select.
+        indices: (M,), numbers of the images to select, ascending.
         name: name for messages and logs.
 
     Attributes:
@@ -65,8 +65,7 @@ class SubsetDataset:
     def keep_stand_ins_inside(self) -> None:
         """Lets no image of the other part take the place of a bad one, wherever the whole data set is used."""
         if isinstance(self.whole, EncodedDataset):
-            self.whole.stand_ins = np.zeros(len(self.whole), np.bool_)
-            self.whole.stand_ins[self.indices] = True
+            self.whole.stand_ins = self.indices
 
     def read_ahead(self, first: int, end: int) -> None:
         """See `ReadsAhead`. Images between the two that are not in this part are read too."""

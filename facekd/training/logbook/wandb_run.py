@@ -108,7 +108,9 @@ def why_not_wandb_here() -> str | None:
     wandb reads `wandb/settings` of the current folder, which may name another server, a proxy, or no checks of
     certificates. `wandb init` writes the user's own server there, too.
     """
-    own = _settings_in(Path(os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb").expanduser() / "settings") or {}
+    home = os.path.expanduser(os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb")  # noqa: PTH111
+    # Without a home the ~ stays, and would be a folder of the current one.
+    own = {} if home.startswith("~") else _settings_in(Path(home, "settings")) or {}
     servers = [name.rstrip("/") for name in (SERVER, os.environ.get("WANDB_BASE_URL"), own.get("base_url")) if name]
     for file in (Path(".wandb", "settings"), Path("wandb", "settings")):
         if not os.path.lexists(file):

@@ -209,7 +209,6 @@ def test_other_switches_do_not_need_the_model_again(root, model, tmp_path, monke
 SLOWED = """
 import sys, time
 from evaluation.ijb import face_embeddings as module
-from evaluation.ijb.embed import require_same_work
 from facekd.embedder.onnx_models.embedder import OnnxEmbedder
 module.IMAGES_CHUNK, module.SECONDS_BETWEEN_STAMPS = 4, 0.0
 embed = OnnxEmbedder.embed

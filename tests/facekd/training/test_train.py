@@ -578,6 +578,15 @@ def test_the_best_of_another_validation_is_not_kept_for_ever(
     # A harder pack: no checkpoint would be the best again.
     assert go_on(48, "hard.bin", 0.7) == (48, 0.7)
     assert "warning    best.pt has the best accuracy, 0.9900, of another validation" in capsys.readouterr().err
+    # Moved away, as that says; and replaced by a run that was killed before its next checkpoint.
+    best = tmp_path / "run" / "checkpoints" / "best.pt"
+    best.unlink()
+    assert go_on(60, "hard.bin", 0.6) == (60, 0.6)
+    assert "warning    best.pt, with the best accuracy, 0.7000, is gone" in capsys.readouterr().err
+    for path in list_checkpoints(tmp_path / "run")[-2:]:
+        path.unlink()
+    assert go_on(72, "hard.bin", 0.5) == (72, 0.5)
+    assert "best.pt has the accuracy 0.6000, and the best one so far, 0.9900, is of anoth" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

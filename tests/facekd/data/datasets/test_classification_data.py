@@ -289,7 +289,9 @@ def test_which_images_are_held_out_is_not_their_order() -> None:
     assert held_out.indices.std() == pytest.approx(1000 / 12**0.5, rel=0.15)
 
 
-def test_no_held_out_image_stands_in_for_a_bad_one(tmp_path: Path) -> None:
+def test_no_held_out_image_stands_in_for_a_bad_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The next image of the same part may be far away, where few are held out; those between are not bad.
+    monkeypatch.setattr("facekd.data.datasets.encoded_dataset.MAX_BAD_IN_A_ROW", 2)
     for name, grey in (("ann", 50), ("bob", 200)):
         (tmp_path / name).mkdir()
         for number in range(10):

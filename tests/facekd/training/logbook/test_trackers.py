@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, get_args, get_type_hints
+from unittest import mock
 
 import pytest
 
@@ -329,6 +330,15 @@ def test_wandb_takes_no_server_from_the_current_folder(
     (tmp_path / "own" / "settings").write_text("[default]\nbase_url = https://mine.org\nhttps_proxy = http://x\n")
     file.write_text("[default]\nbase_url = https://mine.org\nhttps_proxy = http://x\n")
     require_trackers(("wandb",))
+    # A container may run as a user without a home, and a folder here be called ~.
+    (tmp_path / "~" / ".config").mkdir(parents=True)
+    (tmp_path / "own").rename(tmp_path / "~" / ".config" / "wandb")
+    with monkeypatch.context() as patch:
+        patch.delenv("WANDB_CONFIG_DIR")
+        patch.delenv("HOME", raising=False)
+        patch.setattr("pwd.getpwuid", mock.Mock(side_effect=KeyError))
+        with pytest.raises(ConfigError, match="would take base_url"):
+            require_trackers(("wandb",))
     file.write_bytes(b"[default\n\xff")
     with pytest.raises(ConfigError, match="cannot be read: move it away"):
         require_trackers(("wandb",))
