@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from facekd.commands.completion import is_completing
 from facekd.commands.open_sections import check_keys, flatten, put_open_options, take_open_options
 from facekd.commands.places import require_own_output
-from facekd.commands.section_values import check_section_values
+from facekd.commands.section_values import check_section_values, refuse_code_keys
 from facekd.commands.suggestions import did_you_mean, nearest, verb_of_keys, why_no_config
 from facekd.errors import ConfigError, FacekdError
 from facekd.files.reading import read_text_file, require_regular_file
@@ -131,6 +131,7 @@ def parse_config(
     """
     # One parser holds the options of all sections.
     given = sys.argv[1:] if argv is None else argv
+    refuse_code_keys(given)
     words, open_options = take_open_options(config_class, given)
     argv = _config_first(["--help" if word == "--help-all" else word for word in words])
     parser = _make_parser(config_class, prog, description, epilog)
@@ -142,7 +143,7 @@ def parse_config(
         content = _read_yaml(file, config_class, prog)
         given_as_options = {word[2:].partition("=")[0] for word in argv[1:] if word.startswith("--")}
         keys_of_file = {*content, *flatten(content)} - given_as_options  # an option replaces the file's value
-    check_section_values(config_class, given)
+    check_section_values(config_class, words)
     try:
         with _as_plain_files(
             argv, lambda path: _read_yaml(path, config_class, prog), lambda text: _check_text(text, config_class)

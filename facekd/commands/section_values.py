@@ -18,27 +18,23 @@ from facekd.utils.foreign import shown
 
 
 def check_section_values(config_class: type, words: Sequence[str]) -> None:
-    """Refuses what jsonargparse would make the name of a class of: keys of its own, and values that are no section.
+    """Refuses a value for a section, or for a list or mapping of them, that is neither keys nor a file of keys.
 
-    A value for a section, or for a list or mapping of them, is keys or a file of keys.
+    jsonargparse would take it for the name of a class.
 
     Args:
         config_class: the dataclass that the words are read into.
-        words: of the command line.
+        words: of the command line, without the options that `take_open_options` takes, which may have any value.
 
     Raises:
-        ConfigError: such an option or value, or a file that is no YAML.
+        ConfigError: such a value, or a file that is no YAML.
         OSError: a file cannot be read.
     """
-    from facekd.commands.yaml_files import CODE_KEYS
-
     sections = dict(_sections(config_class))
     for place, word in enumerate(words):
         name, has_value, value = word.partition("=")
         if not name.startswith("--"):
             continue
-        if code := {*name[2:].split(".")} & {*CODE_KEYS}:
-            raise ConfigError(f"{shown(name)}: the key '{code.pop()}' would run code; facekd has no such key")
         if not has_value:
             value = words[place + 1] if place + 1 < len(words) else ""
         if (section := sections.get(name)) is not None:
@@ -46,6 +42,19 @@ def check_section_values(config_class: type, words: Sequence[str]) -> None:
         for field_name, section in sections.items():
             if "entries" in section.metadata and name.startswith(f"{field_name}."):
                 _check_entry(name, field_name, section, value)
+
+
+def refuse_code_keys(words: Sequence[str]) -> None:
+    """Refuses options with a key of jsonargparse's own, behind which it imports and calls what a value names.
+
+    Raises:
+        ConfigError: such an option.
+    """
+    from facekd.commands.yaml_files import CODE_KEYS
+
+    for name in (word.partition("=")[0] for word in words if word.startswith("--")):
+        if code := {*name[2:].split(".")} & {*CODE_KEYS}:
+            raise ConfigError(f"{shown(name)}: the key '{code.pop()}' would run code; facekd has no such key")
 
 
 def _check_value(name: str, section: Field[Any], value: str) -> None:

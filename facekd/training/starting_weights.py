@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from facekd.backbones import count_parameters
+from facekd.backbones import ProjectedBackbone, count_parameters
 from facekd.backbones.backbone import Backbone
 from facekd.backbones.weight_selection import check_is_part, select_weights
 from facekd.checkpoints.checkpoint import read_checkpoint
@@ -23,6 +23,7 @@ from facekd.files.reading import sha256_of_file
 from facekd.files.unchanged import unchanged
 from facekd.head.classifier import LinearClassifier, MarginClassifier
 from facekd.training.config import TrainConfig
+from facekd.utils.foreign import shown
 from facekd.utils.wording import counted
 
 if TYPE_CHECKING:
@@ -131,6 +132,14 @@ def _load_backbone(backbone: torch.nn.Module, config: TrainConfig) -> dict[str, 
     seen = {"color": preprocessing.color, "mean": preprocessing.mean, "std": preprocessing.std}
     if difference := _find_other_images(seen, config):
         raise CheckpointError(f"{file}: its backbone {difference}")
+
+    # Of a network of others nobody knows how its layers follow each other, so that its projection stays behind it.
+    if isinstance(trained, ProjectedBackbone):
+        raise CheckpointError(
+            f"{file}: its backbone has a learned projection behind it, which cannot be folded into "
+            f"{shown(trained.backbone.name)}, and a run starts from a backbone alone: take a checkpoint from before "
+            "that distillation, or start with fresh weights"
+        )
 
     source: dict[str, Any] = {"file": str(file), "sha256": digest}
     weights = trained.state_dict()

@@ -104,8 +104,11 @@ def test_no_option_for_an_entry_has_one_imported(words: list[str], problem: str,
 def test_an_entry_and_its_keys_may_be_given_by_options(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(STUDY)
     words = ["--methods.k", "{verb: train}", "--methods.k.note=planted.Planted", "--methods.m.seeds", "[1]"]
+    words += ["--methods.m.config.data.train", "a/b", "--methods.m.config.seed=3", "--methods.m.evaluate.mean", "0"]
     methods = parse_config(StudyFile, [str(tmp_path / "s.yaml"), *words], "facekd study", "").methods
     assert (methods["k"].verb, methods["k"].note, methods["m"].seeds) == ("train", "planted.Planted", (1,))
+    # The keys of another verb, with values of any kind.
+    assert methods["m"].config == {"data.train": "a/b", "seed": 3} and methods["m"].evaluate == {"mean": 0}
 
 
 def test_a_section_may_be_a_file_or_keys(tmp_path: Path) -> None:

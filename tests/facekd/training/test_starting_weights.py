@@ -252,6 +252,20 @@ def test_weights_that_do_not_fit_are_refused(
         start(tiny_config(**words, backbone__weights=trained))
 
 
+def test_a_projection_that_cannot_be_folded_is_named(
+    trained: Path, tiny_config: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def project(content: dict) -> None:
+        size = content["config"]["backbone"]["embedding_size"]
+        content["projection"] = content["ema_projection"] = torch.eye(size)
+
+    file = edited(trained, tmp_path / "projected.pt", project)
+    start(tiny_config(backbone__weights=file))
+    monkeypatch.setattr("facekd.checkpoints.models.can_fold_projection", lambda _: False)  # as of a plug-in's network
+    with pytest.raises(CheckpointError, match=r"projected.pt: its backbone has a learned projection behind it, which"):
+        start(tiny_config(backbone__weights=file))
+
+
 def test_weights_that_are_not_finite_are_refused(trained: Path, tiny_config: Configure, tmp_path: Path) -> None:
     def break_one(content: dict) -> None:
         content["ema"]["features.layers.2.weight"][0, 0] = torch.nan
