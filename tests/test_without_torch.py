@@ -50,7 +50,7 @@ OTHERS = [
     "embed folders faces/test.bin --model m.onnx --resize --workers 1 --threads 1 --output embedded.npz",
     "search folders --gallery embedded.npz --model m.onnx --resize --threads 1 --output found.csv",
     "compare folders/0000000/00000.jpg folders/0000001/00000.jpg --model m.onnx --resize --threads 1",
-    "evaluate folder --model m.onnx --images folders --bootstrap 100 --threads 1 --output folder",
+    "evaluate folder --model m.onnx --images folders --resize --bootstrap 100 --threads 1 --output folder",
     "threshold folder --fmr 0.1",
     "evaluate robustness --model m.onnx --pairs faces/test.bin --folds 2 --degradations jpeg --output bad",
     "evaluate ijbc --model m.onnx --root ijb --resize --workers 1 --threads 1 --bootstrap 100 --output ijbc "

@@ -43,6 +43,7 @@ REACHED = {
     "facekd.images.heif": "`image` decodes by it",
     "facekd.importing.import_config": "`python_config` and `command_line` call what it calls",
     "facekd.pages.pdf": "hands the text of a page to the browser, which parses it",
+    "facekd.training.logbook.wandb_run": "parses settings by configparser, to refuse what they hold",
     "facekd.utils.bounded_pickle": "`pairs_bin`, `cifar` and `checkpoint` read by it",
     "facekd.utils.processes.apart": "`mat` and `table` read by it",
 }

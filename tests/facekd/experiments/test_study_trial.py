@@ -59,7 +59,7 @@ def test_images_that_a_run_has_seen_count_as_done_for_that_run_alone(tmp_path: P
     base = {**BASE, "images": 9_600_000}
     given = {"packs": ["a.bin"], "reference": "alone"}
     file = write(tmp_path / "s.yaml", seeds=[0, 1, 2], base=base, methods={"alone": {"verb": "train"}}, **given)
-    checkpoint = tmp_path / "out" / "runs" / "alone" / "seed-0" / "checkpoints" / "009600000.pt"
+    checkpoint = tmp_path / "out" / "runs" / "alone" / "seed-0" / "checkpoints" / "000009600000.pt"
     checkpoint.parent.mkdir(parents=True)
     checkpoint.touch()
     status, printed, said = run(study.main, file, "--dry-run")

@@ -27,21 +27,10 @@ from facekd.errors import CheckpointError, ModelError, run_verb
 from facekd.export.export_onnx import export_backbone, export_checkpoint, main
 from facekd.export.options import ExportOptions
 from facekd.files.reading import sha256_of_file
+from tests.trained_like import trained_like
 
 BACKBONE = {"name": "iresnet18", "embedding_size": 16, "image_size": 32, "width": 0.125, "dropout": 0.4}
 PREPROCESSING = {"mean": [120.0, 110.0, 100.0], "std": [60.0, 59.0, 58.0], "color": "bgr"}
-
-
-def trained_like(backbone: nn.Module, size: int) -> nn.Module:
-    """Batch-norm statistics as training leaves them: at their initial values a wrong folding could go unseen."""
-    backbone.train()
-    with torch.no_grad():
-        for parameter in backbone.parameters():
-            if parameter.ndim == 1:
-                parameter.mul_(1 + 0.3 * torch.rand_like(parameter)).add_(0.05 * torch.randn_like(parameter))
-        for _ in range(2):
-            backbone(torch.randn(8, 3, size, size))
-    return backbone
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from facekd.backbones.building import BACKBONES, build_backbone, fixed_embedding_size
+from facekd.backbones.library_models import TORCHVISION_EMBEDDING_SIZES
 from facekd.cli import main
 from facekd.data.datasets.opening import open_dataset
 from facekd.data.pair_packs.npz_file import write_native_pair_pack
@@ -31,6 +32,7 @@ from facekd.files.reading import sha256_of_file
 from facekd.images.decoding import decode_rgb
 from facekd.verification import balanced_folds, equal_error_rate, kfold_accuracy, tar_at_far
 from facekd.verification.scores import cosines
+from tests.trained_like import trained_like
 
 SIZE, PEOPLE, EACH = 16, 16, 6
 FACTS = Preprocessing(mean=(120.0, 110.0, 100.0), std=(60.0, 59.0, 58.0), color="bgr", image_size=SIZE)
@@ -342,8 +344,11 @@ def test_logits_have_no_variants(tmp_path: Path) -> None:
 @pytest.mark.parametrize("precision", ["fp16", "int8-weights"])
 def test_every_backbone_has_variants(name: str, precision: Any, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    embedding_size = fixed_embedding_size(name, 0.125) or 64
-    backbone = build_backbone(name, embedding_size=embedding_size, image_size=64, width=0.125).eval()
+    width = 1.0 if name in TORCHVISION_EMBEDDING_SIZES else 0.125  # they come in one
+    embedding_size = fixed_embedding_size(name, width) or 64
+    backbone = trained_like(
+        build_backbone(name, embedding_size=embedding_size, image_size=64, width=width), 64, passes=30
+    )
     facts = Preprocessing(image_size=64)
     report = export_backbone(backbone, facts, tmp_path / "m.onnx", ExportOptions(precision=precision))
     assert report.card["cosine_to_fp32"]["worst"] > 0.99
