@@ -18,8 +18,7 @@ class GivenModule(Backbone):
     """Computes embeddings by a module that was built elsewhere, and checks what comes out of it.
 
     Attributes:
-        module: float (B, 3, S, S) -> embedding (B, D); trained as it is, not copied. In evaluation mode as a whole, it
-            is put into training mode.
+        module: float (B, 3, S, S) -> embedding (B, D); trained as it is, not copied.
         class_name: the name of its class, which checkpoints record.
     """
 
@@ -32,9 +31,7 @@ class GivenModule(Backbone):
             raise ConfigError(f"backbone is a {type(module).__name__}: give an instance of torch.nn.Module")
         if not any(True for _ in module.parameters()):
             raise ConfigError(f"backbone ({type(module).__name__}) has no parameters, so there is nothing to train")
-        # As it comes back from an earlier run, or was loaded: in evaluation mode batch normalisations would learn no
-        # statistics, and nothing be dropped. Parts that alone are in it stay so.
-        self.module = module if module.training else module.train()
+        self.module = module
         self.class_name = type(module).__qualname__
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

@@ -106,7 +106,7 @@ def build_recognizer(
 
 
 def make_backbone(config: TrainConfig, module: nn.Module | None) -> Backbone:
-    """Builds the backbone that a config names, or makes one of the module that was given.
+    """Builds the backbone that a config names, or makes one of the module that was given, in training mode.
 
     Raises:
         ConfigError: a module was given and the config names another network, or the other way round.
@@ -120,7 +120,12 @@ def make_backbone(config: TrainConfig, module: nn.Module | None) -> Backbone:
             f"a module is given as the backbone, and backbone.name is {config.backbone.name!r}: write "
             f"BackboneConfig(name='{GIVEN}', embedding_size=...) in the config"
         )
-    return GivenModule(module, config.backbone.embedding_size, config.data.image_size)
+    given = GivenModule(module, config.backbone.embedding_size, config.data.image_size)
+    # As it comes back from an earlier run, or was loaded: in evaluation mode batch normalisations would learn no
+    # statistics, and nothing be dropped. Parts that alone are in it stay so.
+    if not module.training:
+        module.train()
+    return given
 
 
 def backbone_arguments(config: TrainConfig) -> dict[str, Any]:

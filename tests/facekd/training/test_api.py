@@ -78,6 +78,11 @@ def test_a_module_of_ones_own_is_trained_in_place_and_its_embeddings_are_those_o
     assert architecture is not None and (architecture["name"], architecture["class_name"]) == ("module", "Own")
     loaded, preprocessing = load_backbone(run.checkpoint, module=own(5))
     assert preprocessing == run.preprocessing and np.array_equal(embed(loaded, run), expected)
+    # One that they do not fit is left as it was.
+    other = own(channels=4).eval()
+    with pytest.raises(CheckpointError, match="does not fit this architecture"):
+        load_backbone(run.checkpoint, module=other)
+    assert not any(part.training for part in other.modules())
 
 
 def test_a_module_that_was_trained_before_is_trained_again_like_a_fresh_one(
