@@ -194,7 +194,10 @@ def _require_same_names(file: Path, recorded: str | None, dataset: FaceDataset, 
     """Raises a CheckpointError where the names of a model's classes are known, and are not those of the data."""
     own = identities_sha256(dataset)
     if None not in (recorded, own) and recorded != own:
-        raise CheckpointError(f"{file}: was trained on classes with other names than those of {path}")
+        raise CheckpointError(
+            f"{file}: was trained on classes with other names than those of {path}: give data whose folders of classes "
+            "are called as in its training data"
+        )
 
 
 def _read_center_crop(text: str, path: Path) -> float:
