@@ -96,13 +96,15 @@ def _steps_of(watch: Watch, runner: TargetRunner, content: bytes) -> set[Step]:
 
         return note
 
+    # What follows lines already, such as coverage, goes on afterwards.
+    before, in_threads = sys.gettrace(), threading.gettrace()
     threading.settrace(enter)
     sys.settrace(enter)
     try:
         watch.run(runner.feed, content)
     finally:
-        sys.settrace(None)
-        threading.settrace(None)  # pyright: ignore[reportArgumentType]
+        sys.settrace(before)
+        threading.settrace(in_threads)  # pyright: ignore[reportArgumentType]
     return steps
 
 

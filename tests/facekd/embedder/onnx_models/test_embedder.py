@@ -240,7 +240,7 @@ def test_a_graph_that_normalises_inside_gets_raw_pixels(tmp_path: Path) -> None:
         ({}, {"image_size": f'"{"8" * 900}"'}, "takes 8 pixels, but image_size 888"),
         ({}, {"embedding_size": "512"}, "records embedding_size 512 but returns 5"),
         ({"output": "feature"}, {}, "has no output 'feature'; it has fc1"),
-        ({"device": "tpu"}, {}, "expected cpu or cuda"),
+        ({"device": "tpu"}, {}, "expected cpu, cuda or cuda:N"),
         ({"batch_size": 0}, {}, "batch_size is 0"),
     ],
 )
