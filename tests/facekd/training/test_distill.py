@@ -80,7 +80,10 @@ def losses(folder: Path, name: str = "loss") -> list[float]:
         pytest.param({"loss__kl": 1}, marks=pytest.mark.slow),
         {"loss__kl": 1.5, "loss__th_kl": 0.02, "margin_on_teacher_head": "false"},
         pytest.param({"loss__ce": 0.5, "loss__dkd_target": 1, "loss__dkd_others": 4}, marks=pytest.mark.slow),
-        {"share": 0.5, "loss__dist_inter": 2, "loss__dist_intra": 2, "loss__standardize_logits": "true"},
+        pytest.param(
+            {"share": 0.5, "loss__dist_inter": 2, "loss__dist_intra": 2, "loss__standardize_logits": "true"},
+            marks=pytest.mark.slow,
+        ),
         pytest.param({"loss__embedding_cosine": 5}, marks=pytest.mark.slow),
         pytest.param({"loss__ce": 0, "loss__embedding_l2": 1}, marks=pytest.mark.slow),
         {"loss__rkd_distance": 25, "loss__rkd_angle": 50, "loss__sp": 10},

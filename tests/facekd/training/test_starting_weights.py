@@ -113,6 +113,7 @@ def test_a_narrower_student_starts_as_a_part_of_its_teacher(
     assert f"{part}; not read again)" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_student_of_the_family_is_told_that_it_could_be_a_part_of_its_teacher(
     trained: Path, tiny_arguments: list[str], tmp_path: Path
 ) -> None:
