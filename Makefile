@@ -107,7 +107,7 @@ mutants: install
 coverage: install
 	@$(BIN)/python -c "import coverage" 2>/dev/null || $(BIN)/pip install -q --disable-pip-version-check 'coverage>=7.10'
 	@$(BIN)/coverage erase
-	@# The shares are reported even if tests fail: some limit the size of files, or ask for signals that coverage takes.
+	@# The shares are reported even if a test fails.
 	@status=0; $(FOR_TESTS) $(BIN)/coverage run -m pytest -n auto --dist worksteal $(PYTEST) || status=1; \
 	$(BIN)/coverage combine -q; for package in facekd evaluation data_prep; do \
 		$(BIN)/coverage report --skip-covered --sort=cover --fail-under=90 --include="$$package/*" || status=1; \

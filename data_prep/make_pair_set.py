@@ -95,11 +95,13 @@ def _make_pair_set(arguments: argparse.Namespace, names_path: Path) -> int:
 
     # Choose the pairs, then leave out those whose images cannot be used.
     chosen = _sample(arguments) if arguments.pairs is None else _listed(arguments)
-    for name in {name for pair in chosen.names for name in pair} if chosen.subjects is not None else ():
-        check_name(name)
+    names = sorted({name for pair in chosen.names for name in pair})
+    if chosen.subjects is not None:  # there will be a list of them
+        for name in names:
+            check_name(name)
     if not (arguments.force or arguments.output.exists()):
         _refuse_list_of_others(names_path, chosen)
-    images, bad = _read_images(arguments, sorted({name for pair in chosen.names for name in pair}))
+    images, bad = _read_images(arguments, names)
     pairs = chosen.without(bad)
     if pairs.is_same.all() or not pairs.is_same.any():
         kind = "genuine" if pairs.is_same.any() else "impostor"

@@ -304,8 +304,8 @@ def _check_names(origin: str, content: dict[str, Any], config_class: type) -> No
     for place, key in enumerate(keys):
         if key.partition(".")[0] not in names:
             raise _unknown_key(f"{origin}: ", key, config_keys(config_class))
-        lost = [before for before in keys[:place] if before.startswith(f"{key}.")]
-        if lost and isinstance(content[key], dict):
+        is_section = isinstance(content[key], dict)
+        if is_section and (lost := [before for before in keys[:place] if before.startswith(f"{key}.")]):
             raise ConfigError(f"{origin}: {lost[0]} would be lost by the section {key} behind it; write it into that")
 
 

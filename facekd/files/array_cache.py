@@ -16,7 +16,6 @@ import numpy as np
 
 from facekd.errors import DataError
 from facekd.files.array_file import open_arrays, save_arrays
-from facekd.utils.environment import cache_folder
 
 
 def load_cached(beside: Path, source: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
@@ -61,8 +60,9 @@ def save_cached(
 
 def _places(beside: Path) -> list[Path]:
     """Returns the places to try: beside the data; for data on a read-only mount, the user's cache folder."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
     digest = hashlib.sha256(os.fsencode(beside.resolve())).hexdigest()[:16]
-    return [beside, cache_folder() / f"{digest}-{beside.name}"]
+    return [beside, Path(home) / "facekd" / f"{digest}-{beside.name}"]
 
 
 def _is_writable(folder: Path) -> bool:

@@ -62,9 +62,10 @@ def is_teacher_cache(path: str) -> bool:
     Raises:
         DataError: it is a named pipe or a device, at which opening could wait for ever.
     """
+    place = Path(path).expanduser()
     try:
-        require_regular_file(Path(path).expanduser())
-        with Path(path).expanduser().open("rb") as file:
+        require_regular_file(place)
+        with place.open("rb") as file:
             file.seek(-len(CACHE_END), 2)
             return file.read() == CACHE_END
     except OSError:

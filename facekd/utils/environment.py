@@ -1,4 +1,4 @@
-"""Reads environment variables, which may hold anything, and finds the user's folders."""
+"""Reads environment variables, which may hold anything, and looks at the folder of compiled code."""
 
 from __future__ import annotations
 
@@ -55,12 +55,6 @@ def opencv_limit(name: str, default: int) -> int:
             "at which OpenCV would end the process: set it so, or unset it"
         )
     return int(found[1]) * OPENCV_UNITS[found[2]]
-
-
-def cache_folder() -> Path:
-    """Returns the user's folder for what facekd keeps and can make again; it may be absent."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
-    return Path(home, "facekd")
 
 
 def why_not_compile_in(folder: Path) -> str | None:
