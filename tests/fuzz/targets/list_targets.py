@@ -26,12 +26,12 @@ PART = b"\n=====\n"  # between the files of a folder that one input stands for
 CFP_FILES = ("Pair_list_F.txt", "Pair_list_P.txt", "Split/FP/01/same.txt", "Split/FP/01/diff.txt")
 
 
+NUMBER = re.compile(r"\s*[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf(inity)?|nan)\s*", re.ASCII | re.IGNORECASE)
+
+
 def _is_float(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    """Says whether a text is a number as C writes them: `1_000`, which Python reads too, is a name."""
+    return NUMBER.fullmatch(text) is not None
 
 
 def _check_lst(content: bytes, images: list[ListedImage]) -> None:
