@@ -45,6 +45,7 @@ def _check_lst(content: bytes, images: list[ListedImage]) -> None:
 def _check_tsv(content: bytes, images: list[ListedImage]) -> None:
     """Has the name of each line, and one label for each text of the last column: its number, if all are numbers."""
     rows = [row.split("\t") for row in rows_of(content, lambda line: line != "")]
+    rows = [[*row[:-1], row[-1].strip()] for row in rows]
     rows = rows[1:] if rows[0][-1].lower() in ("label", "id", "identity") and len(rows) > len(images) else rows
     assert [image.name for image in images] == [row[-2] for row in rows]
     number_of = {row[-1]: image.label for row, image in zip(rows, images, strict=True)}
