@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from facekd.images.preprocessing import scale_to_square
 from facekd.utils.randomness import uniform
 
 ASPECT = (3 / 4, 4 / 3)
@@ -80,10 +80,7 @@ def middle_box(height: int, width: int, share: float) -> Box:
 def cut_and_scale(image: NDArray[np.uint8], box: Box, size: int) -> NDArray[np.uint8]:
     """Returns the box of an image (H, W, 3), scaled to (size, size, 3): by area if it shrinks, else bilinearly."""
     part = image[box.top : box.top + box.height, box.left : box.left + box.width]
-    if part.shape[:2] == (size, size):
-        return part
-    method = cv2.INTER_AREA if min(box.height, box.width) > size else cv2.INTER_LINEAR
-    return cv2.resize(part, (size, size), interpolation=method)  # type: ignore[return-value]
+    return part if part.shape[:2] == (size, size) else scale_to_square(part, size)
 
 
 def shift(images: NDArray[np.uint8], padding: int, seed: int, positions: ArrayLike) -> None:

@@ -14,6 +14,7 @@ from facekd.errors import ImageError, ImageSizeError
 from facekd.images.announced_size import check_announced_size, explain_undecodable
 from facekd.images.heif import decode_heif, is_heif
 from facekd.images.jpeg import JPEG_START, exif_orientation, refuse_cut_short, refuse_many_scans, with_usual_head
+from facekd.images.preprocessing import scale_to_square
 from facekd.utils.wording import counted
 
 
@@ -49,7 +50,7 @@ def decode_into(out: NDArray[np.uint8], data: bytes | bytearray | memoryview, re
     Args:
         out: array for the pixels; after an error it may hold some of them.
         data: the encoded image.
-        resize: whether to scale an image of another size to S x S (by area) instead of refusing it.
+        resize: whether to scale an image of another size to S x S instead of refusing it, see `scale_to_square`.
 
     Raises:
         ImageError: the bytes do not decode.
@@ -68,7 +69,7 @@ def decode_into(out: NDArray[np.uint8], data: bytes | bytearray | memoryview, re
         height, width = image.shape[:2]
         if not resize:
             raise ImageSizeError(f"its image is {width}x{height} pixels, expected {size}x{size}")
-        image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+        image = scale_to_square(image, size)
     out[:] = image
 
 

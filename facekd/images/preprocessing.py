@@ -129,14 +129,22 @@ def fit_images(images: np.ndarray, size: int, resize: bool) -> np.ndarray:
             "align the faces to that size (`facekd data align`), or have them scaled (resize=True; --resize on the "
             "command line)"
         )
-    import cv2
-
-    # INTER_AREA averages pixels when shrinking; when enlarging it would repeat them, so that is done bilinearly.
-    method = cv2.INTER_AREA if min(height, width) > size else cv2.INTER_LINEAR
     resized = np.empty((len(images), size, size, 3), np.uint8)
     for target, image in zip(resized, images, strict=True):
-        target[:] = cv2.resize(np.ascontiguousarray(image), (size, size), interpolation=method)
+        target[:] = scale_to_square(image, size)
     return resized
+
+
+def scale_to_square(image: np.ndarray, size: int) -> np.ndarray:
+    """Scales pixels (H, W, 3) to (size, size, 3): by area if both sides shrink, else bilinearly.
+
+    Training, evaluation and deployment all scale here, so that a model sees the same pixels in each.
+    """
+    import cv2
+
+    # INTER_AREA averages pixels when shrinking; when enlarging it nearly repeats them.
+    method = cv2.INTER_AREA if min(image.shape[:2]) > size else cv2.INTER_LINEAR
+    return cv2.resize(np.ascontiguousarray(image), (size, size), interpolation=method)  # type: ignore[return-value]
 
 
 def mirror(images: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 
 from facekd.errors import ImageError, ImageSizeError
 from facekd.images.decoding import decode_into, decode_rgb
+from facekd.images.preprocessing import fit_images
 
 
 def photo_of(size: int = 24, channels: int = 3) -> np.ndarray:
@@ -197,6 +198,14 @@ def test_resizing_by_a_whole_factor_averages():
     decode_into(out, saved(photo, format="PNG"), resize=True)
     means = photo.reshape(12, 2, 12, 2, 3).mean(axis=(1, 3))
     assert np.abs(out - means).max() <= 0.5
+
+
+@pytest.mark.parametrize("size", [(24, 24), (12, 12), (12, 24), (16, 16)])
+def test_training_and_evaluation_scale_an_image_to_the_same_pixels(size):
+    photo = cv2.resize(photo_of(), size)
+    out = np.empty((16, 16, 3), np.uint8)
+    decode_into(out, saved(photo, format="PNG"), resize=True)
+    np.testing.assert_array_equal(out, fit_images(photo[None], 16, resize=True)[0])
 
 
 def test_resizing_makes_other_shapes_square():
