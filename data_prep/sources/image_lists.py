@@ -6,6 +6,7 @@ import os
 import posixpath
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -145,6 +146,33 @@ def check_label(label: int, where: str, name: str = "") -> int:
         where = f"{where}: {shown(name)}" if name else where
         raise DataError(f"{where} has label {shown(label)}; labels are whole numbers from 0 to {LARGEST_LABEL}")
     return label
+
+
+def number_labels(first_of: Mapping[str, str], path: Path) -> dict[str, int]:
+    """Returns the number of each label that a list or table gives as text.
+
+    Numbers are the labels that they say, whatever the order; if one label is no number, all are names of people, which
+    are numbered in sorted order.
+
+    Args:
+        first_of: for each label the first image that has it, for messages.
+        path: the list or table, for messages.
+
+    Raises:
+        DataError: among numbers one is no label: 1.5, -1, or nan, as pandas writes what is missing.
+    """
+    values = {label: real_number(label) if len(label) <= MAX_DIGITS else None for label in first_of}
+    if None in values.values():
+        return {label: number for number, label in enumerate(sorted(values))}
+    number_of = {}
+    for label, value in values.items():
+        if value is None or not value.is_integer():
+            raise DataError(
+                f"{path}: {shown(first_of[label])} has the label {shown(label)}; expected whole numbers from 0, or "
+                "names"
+            )
+        number_of[label] = check_label(int(value), str(path), first_of[label])
+    return number_of
 
 
 def check_labels(images: list[ListedImage], source: Path) -> None:

@@ -15,13 +15,12 @@ import numpy as np
 from data_prep.jobs.conversion_log import ConversionLog
 from data_prep.jobs.resuming import digest_of, file_stamp, files_fingerprint
 from data_prep.sources.image_lists import (
-    MAX_DIGITS,
     ListedImage,
-    check_label,
     check_one_label,
     labels_from_key_list,
     list_folder,
     names_from_lst,
+    number_labels,
     read_lst,
 )
 from data_prep.sources.webdataset import TarSource
@@ -30,8 +29,6 @@ from facekd.data.datasets.record_pack import RecordPack, class_warnings, open_re
 from facekd.data.datasets.sharded_records import ShardedRecords, find_shards
 from facekd.errors import DataError, is_device_failure
 from facekd.files.reading import read_text_file, require_regular_file
-from facekd.utils.decimal_digits import real_number
-from facekd.utils.foreign import shown
 
 
 class ImageSource(Protocol):
@@ -290,21 +287,8 @@ def read_tsv(path: Path) -> list[ListedImage]:
         rows.append((name, label))
     if not rows:
         raise DataError(f"{path} lists no images")
-    # Each label is looked at once, and there are far fewer than images.
-    first_of = {label: name for name, label in reversed(rows)}
-    values = {label: real_number(label) if len(label) <= MAX_DIGITS else None for label in first_of}
-    if None in values.values():  # names
-        number_of = {label: number for number, label in enumerate(sorted(values))}
-    else:
-        number_of = {label: _whole_label(value, label, path, first_of[label]) for label, value in values.items()}
+    number_of = number_labels({label: name for name, label in reversed(rows)}, path)
     return [ListedImage(name, number_of[label]) for name, label in rows]
-
-
-def _whole_label(value: float | None, text: str, path: Path, name: str) -> int:
-    """Returns a label among numbers alone, as pandas may write it: 3.0, and nan where it is missing."""
-    if value is None or not value.is_integer():
-        raise DataError(f"{path}: {shown(name)} has the label {shown(text)}; expected whole numbers from 0, or names")
-    return check_label(int(value), str(path), name)
 
 
 def _class_warnings(source: ImageSource, path: Path) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.jobs.resuming import files_fingerprint
-from data_prep.sources.image_lists import check_label
+from data_prep.sources.image_lists import check_label, number_labels
 from facekd.data.datasets.class_counts import count_classes
 from facekd.data.datasets.record_pack import class_warnings
 from facekd.errors import DataError
@@ -43,14 +43,18 @@ class TableSource:
             self._chunks += table.column(images).chunks
             listed += _labels_of(table.column(labels), labels, path)
         self._ends = np.cumsum([len(chunk) for chunk in self._chunks])
-        # Labels are numbers, or names that are numbered in sorted order.
+        # Labels are numbers, or text; of whole numbers among text, 3.0 of one file is the 3 of another.
         if not any(isinstance(label, str) for label in listed):
             check_label(max(listed, default=0), str(paths[0]))
             self.labels = np.array(listed).astype(np.int64)
         else:
+            texts = [label if isinstance(label, str) else str(int(label)) for label in listed]
+            first_of: dict[str, str] = {}
+            for row, text in enumerate(texts):
+                first_of.setdefault(text, f"row {row}")
+            number_of = number_labels(first_of, paths[0])
             # Not by an array of the names, in which each has the room of the longest.
-            number_of = {name: number for number, name in enumerate(sorted({str(label) for label in listed}))}
-            self.labels = np.array([number_of[str(label)] for label in listed], dtype=np.int64)
+            self.labels = np.array([number_of[text] for text in texts], dtype=np.int64)
         if not len(self.labels):
             raise DataError(f"{paths[0]}: holds no rows")
         self.num_classes = int(self.labels.max()) + 1

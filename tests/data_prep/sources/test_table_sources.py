@@ -43,9 +43,24 @@ def test_numbers_with_a_point_are_the_labels_that_they_say(tmp_path: Path) -> No
     assert source.labels.tolist() == [10, 2, 0] and source.labels.dtype == np.int64
 
 
+def test_numbers_as_text_are_the_labels_that_they_say_as_in_a_list(tmp_path: Path) -> None:
+    images = [b"a", b"b", b"c"]
+    assert TableSource([write(tmp_path / "a.parquet", {"img": images, "label": ["10", "2", "0"]})]).labels.tolist() == [
+        10,
+        2,
+        0,
+    ]
+    # Files of one set may hold the same label as text and as a number.
+    first = write(tmp_path / "b.parquet", {"img": images, "label": ["3", "ada", "3"]})
+    second = write(tmp_path / "c.parquet", {"img": images, "label": [3.0, 3.0, 0.0]})
+    assert TableSource([first, second]).labels.tolist() == [1, 2, 1, 1, 1, 0]
+
+
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
+        ({"image": [b"a", b"b"], "label": ["0", "-1"]}, "row 1 has label -1; labels are whole numbers from 0"),
+        ({"image": [b"a", b"b"], "label": ["0", "nan"]}, "row 1 has the label nan; expected whole numbers from 0"),
         ({"image": [b"a"], "name": [1]}, "expected images (image, img, jpg, bytes) and labels (label, labels,"),
         ({"image": [b"a", b"b"], "label": [1, None]}, "row 1 has no label"),
         ({"image": [b"a", b"b"], "label": [0, -1]}, "row 1 has the label -1; expected whole numbers from 0"),
