@@ -69,7 +69,7 @@ def list_folder(root: Path, warn: bool = True) -> list[ListedImage]:
         listing.left_out.add(Reason.OUTSIDE, name)
     for name in sorted(listing.by_folder.keys() - with_images.keys()):
         listing.left_out.add(Reason.EMPTY, name)
-    for warning in listing.left_out.warnings() if warn else ():
+    for warning in listing.warnings() if warn else ():
         print(f"warning: {root}: {warning}", file=sys.stderr)
     return images
 

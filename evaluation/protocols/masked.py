@@ -35,7 +35,7 @@ def load_masked(root: Path) -> ListedSet:
         own = [(person, file) for person, files in listing.by_folder.items() for file in files]
         if not own:
             raise DataError(f"{root / side}: holds no folders of images{listing.explain()}")
-        remarks += [f"{root / side}: {warning}" for warning in listing.left_out.warnings()]
+        remarks += [f"{root / side}: {warning}" for warning in listing.warnings()]
         names += [f"{side}/{person}/{file}" for person, file in own]
         people[side] = np.array([person for person, _ in own])
     for side, other in (("masked", "unmasked"), ("unmasked", "masked")):

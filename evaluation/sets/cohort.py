@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from facekd.errors import DataError, InputError
 from facekd.faces.gallery import is_gallery, read_gallery
 from facekd.files.reading import sha256_of_file
 from facekd.files.unchanged import unchanged
+from facekd.utils.alike_names import composed
 from facekd.utils.foreign import some_of
 from facekd.utils.wording import agreeing, counted
 from facekd.verification.score_norm import SCORE_NORMS, ScoreNorm, cohort_statistics, normalise_scores
@@ -154,7 +155,14 @@ class Normaliser:
                 f"{self.cohort.path.name}: whether it contains people of the set is not known: {side} names nobody"
             )
             return
-        if shared := sorted(self.cohort.people & set(people)):
+        inside = set(map(composed, people))
+        if _are_numbers(inside) != _are_numbers(self.cohort.people):
+            one, other = ("the cohort", what) if _are_numbers(self.cohort.people) else (what, "the cohort")
+            self.notes.append(
+                f"{self.cohort.path.name}: whether it contains people of the set is not known: {one} numbers them, and "
+                f"{other} names them"
+            )
+        if shared := sorted(person for person in self.cohort.people if composed(person) in inside):
             raise DataError(
                 f"{self.cohort.path}: {len(shared):,} of its {counted(len(self.cohort.people), 'person')} "
                 f"{agreeing(len(shared), 'is', 'are')} in {what}, too: {some_of(shared)}; a cohort is of other "
@@ -187,6 +195,11 @@ class Normaliser:
                 "people"
             )
         return normalise_scores(self.kind, scores, place[first], place[second], statistics)
+
+
+def _are_numbers(people: Collection[str]) -> bool:
+    """Tells whether people go by numbers, as those of a pack do, which say nothing beside names."""
+    return all(person.isdecimal() for person in people)
 
 
 def add_norm_options(parser: argparse.ArgumentParser) -> None:

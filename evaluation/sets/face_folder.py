@@ -121,9 +121,9 @@ def _list(folder: Path, nobody: bool) -> tuple[list[tuple[str, str]], list[str]]
     for person, files in listing.by_folder.items():
         if not files:
             listing.left_out.add(Reason.EMPTY, person)
-    warnings = listing.left_out.warnings()
     if nobody:
-        return [(file, file) for file in (*loose, *(file for _, file in nested))], warnings
+        return [(file, file) for file in (*loose, *(file for _, file in nested))], listing.left_out.warnings()
+    warnings = listing.warnings()
     # One of the two layouts, never both.
     if loose and nested:
         raise DataError(

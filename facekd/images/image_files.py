@@ -23,6 +23,7 @@ from typing import Literal
 from facekd.errors import DataError, ImageError, is_device_failure
 from facekd.files.reading import encoding_hint, require_regular_file
 from facekd.images.heif import AVIF_SUFFIXES, HEIC_SUFFIXES, READABLE_SUFFIXES, REMEDY
+from facekd.utils.alike_names import warn_of_alike
 from facekd.utils.foreign import shown
 from facekd.utils.wording import agreeing
 
@@ -99,6 +100,11 @@ class ImageFolders:
     outside: list[str]
     by_folder: dict[str, list[str]]
     left_out: LeftOut
+
+    def warnings(self) -> list[str]:
+        """Returns sentences about what was left out, and folders that may be one person's under two names."""
+        people = [folder for folder, files in self.by_folder.items() if files]
+        return [*self.left_out.warnings(), *warn_of_alike(people, "folders")]
 
     def explain(self) -> str:
         """Returns what is there in place of folders with images, to be put behind an error: `; ...`."""

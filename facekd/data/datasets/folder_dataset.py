@@ -173,7 +173,7 @@ class FolderDataset(ImageFileDataset):
         # Warn about what is not read.
         for name in listing.outside:
             listing.left_out.add(Reason.OUTSIDE, name)
-        self.warnings.extend(listing.left_out.warnings())
+        self.warnings.extend(listing.warnings())
         if identities is None:
             self.warnings.extend(warn_of_one_class(count_classes(self._labels), self.advice_on_one_class))
         self.check()

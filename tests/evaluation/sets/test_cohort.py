@@ -131,6 +131,14 @@ def test_cohorts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     write_cohort(tmp_path / "c.npz", people="person_")
     with pytest.raises(DataError, match="19 of its 25 people are in pairs, too: person_0, person_10"):
         lfw(named)
+    text = (tmp_path / "pairs.txt").read_text()
+    (tmp_path / "accents.txt").write_text(text.replace("person_", "pe\u0301rson_"))
+    write_cohort(tmp_path / "c.npz", people="p\u00e9rson_")
+    with pytest.raises(DataError, match="19 of its 25 people are in pairs, too"):
+        lfw([*named, "--names", str(tmp_path / "accents.txt")])
+    write_cohort(tmp_path / "c.npz", people="")
+    assert lfw(named) == 0
+    assert "is not known: the cohort numbers them, and pairs names them" in " ".join(read(tmp_path / "out")["notes"])
     write_cohort(tmp_path / "c.npz", SIZE + 1)
     with pytest.raises(DataError, match="embeddings have 8 values, and those of the cohort 9"):
         lfw(named)

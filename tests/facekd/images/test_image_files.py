@@ -51,6 +51,16 @@ def test_both_listings_give_the_same_images_in_the_same_order(tmp_path: Path) ->
     assert list_nested(tmp_path)[0] == names
 
 
+def test_folders_of_one_name_in_two_forms_are_named(tmp_path: Path) -> None:
+    composed, apart = "Jos\u00e9", "Jose\u0301"  # NFC, and NFD as macOS may store it
+    make(tmp_path, f"{composed}/1.jpg", f"{apart}/1.jpg", "Jose/1.jpg", "Empty/.x", "empty/.x")
+    (warning,) = [text for text in list_by_folder(tmp_path).warnings() if "left out" not in text]
+    assert warning.endswith("differ only in how accents are stored (Unicode NFC and NFD), and count as two")
+    make(tmp_path, "JOSE/1.jpg")
+    (warning,) = [text for text in list_by_folder(tmp_path).warnings() if "left out" not in text]
+    assert warning == "folders JOSE and Jose differ only in case, and count as two; so does 1 more pair"
+
+
 def test_whatever_is_left_out_is_counted_and_named(tmp_path: Path) -> None:
     make(
         tmp_path, "a/1.jpg", "a/deeper/2.jpg", "a/.3.jpg", ".git/4.jpg", "5.jpg", "list.csv", "a/6", "a/7.txt", "a/8.md"
