@@ -44,6 +44,7 @@ from evaluation.sets.qualities import (
     refuse_quality_of_model,
 )
 from evaluation.shared_options import (
+    DEFAULT_FARS,
     add_cache_switch,
     add_flip_option,
     add_halves_option,
@@ -135,14 +136,17 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, output: Pat
         "--score-norm": arguments.score_norm,
         "--quality": arguments.quality,
         "--map": arguments.map,
+        "--fars": arguments.fars != DEFAULT_FARS,
     }
     if is_search and (asked := [option for option, value in given.items() if value]):
         raise DataError(f"{root}: {asked[0]} is about all pairs, and a folder with gallery/ and probe/ is searched")
+    if not is_search and arguments.ranks is not None:
+        raise DataError(f"{root}: --ranks is about a search, which a folder with gallery/ and probe/ is for")
     folders = _Folders(arguments, source, is_search)
 
     # Measure.
     if is_search:
-        found, curves, draws = _identify(root, folders.embed, arguments.ranks), {}, {}
+        found, curves, draws = _identify(root, folders.embed, arguments.ranks or DEFAULT_RANKS), {}, {}
         how = "a probe counts at the rank of its person's best image"
         text = f"closed-set identification, cosine of {embedding_text(source.flip)}; {how}"
     else:
@@ -395,9 +399,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add(
         "--ranks",
         type=comma_separated(COUNT, "1,5,10"),
-        default=DEFAULT_RANKS,
         metavar="N,N",
-        help="ranks to report (default: 1,5,10,20)",
+        help="ranks of a search to report (default: 1,5,10,20)",
     )
     add_metric_options(parser)
     add_transfer_option(parser)

@@ -71,6 +71,7 @@ from evaluation.shared_options import (
     add_rule_option,
     check_halves_option,
     check_metric_options,
+    refuse_preprocessing,
     rule_text,
 )
 from facekd.commands.command_line import CommandParser
@@ -252,6 +253,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     check_norm_options(parser, arguments)
     # What a parser cannot express: combinations and ranges.
     check_halves_option(parser, arguments, arguments.embeddings is not None)
+    if arguments.embeddings is not None:
+        refuse_preprocessing(parser, arguments)
     check_quality_options(parser, arguments)
     return arguments
 
@@ -269,9 +272,11 @@ def _choose_evaluated(arguments: argparse.Namespace, protocol: IjbProtocol) -> s
         names = ", ".join(f"{TARGETS[protocol.target].prefix}_1N_{name}.csv" for name in ("gallery_*", "probe_mixed"))
         raise FacekdError(f"--protocol {asked}: {protocol.root / 'meta'} holds no {names}; --protocol 1:1 needs none")
     evaluated = asked or ("1:1" if protocol.probes is None else "both")
-    if (arguments.thresholds_from and evaluated == "1:N") or (arguments.score_norm and evaluated != "1:1"):
-        option = "--thresholds-from" if arguments.thresholds_from else "--score-norm"
-        raise FacekdError(f"{option} is about 1:1 comparisons: give --protocol 1:1")
+    for option, given in (("--thresholds-from", arguments.thresholds_from), ("--calibrate", arguments.calibrate)):
+        if given and evaluated == "1:N":
+            raise FacekdError(f"{option} is about 1:1 comparisons: leave out --protocol 1:N")
+    if arguments.score_norm and evaluated != "1:1":
+        raise FacekdError("--score-norm is about 1:1 comparisons: give --protocol 1:1")
     return evaluated
 
 

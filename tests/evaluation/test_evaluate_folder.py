@@ -213,6 +213,18 @@ def test_identification_is_that_of_a_loop(tiny: Path, tmp_path: Path, model: Pat
     assert result["protocol"]["kind"] == "identification"
 
 
+def test_options_of_the_other_kind_of_evaluation_are_refused(tiny: Path, tmp_path: Path) -> None:
+    write(tmp_path / "people", "0/0.png", face(0, 0, 45))
+    for images, option, message in (
+        (tiny, ["--fars", "0.5"], "--fars is about all pairs, and a folder with gallery/ and probe/ is searched"),
+        (tmp_path / "people", ["--ranks", "3"], "--ranks is about a search"),
+    ):
+        np.savez(tmp_path / "x.npz", names=["0/0.png"], embeddings=np.ones((1, 3)))
+        words = ["--embeddings", str(tmp_path / "x.npz"), "--images", str(images), "--output", str(tmp_path / "out")]
+        with pytest.raises(FacekdError, match=message):
+            main([*words, *option])
+
+
 def test_a_second_run_does_not_need_the_model(tiny: Path, tmp_path: Path, model: Path) -> None:
     arguments = ["--model", str(model), "--images", str(tiny), "--output", str(tmp_path / "out")]
     main(arguments)
@@ -231,7 +243,14 @@ def test_small_images_are_enlarged_where_asked(tmp_path: Path, model: Path) -> N
     with pytest.raises(FacekdError, match=r"people/0/0\.png: images are 8 x 8, the model takes 16 x 16"):
         main(arguments)
     assert main([*arguments, "--resize"]) == 0
-    assert results(tmp_path / "out")["num_genuine"] == 2
+    found = results(tmp_path / "out")
+    assert found["num_genuine"] == 2
+    # A pack of the same images gives the same, to the bit.
+    assert pack([str(tmp_path / "people"), str(tmp_path / "pack"), "--size", str(SIZE // 2), "--workers", "1"]) == 0
+    arguments = ["--model", str(model), "--images", str(tmp_path / "pack"), "--output", str(tmp_path / "packed")]
+    assert main([*arguments, "--resize"]) == 0
+    packed = results(tmp_path / "packed")
+    assert all(packed[key] == found[key] for key in ("eer", "eer_threshold", "tar_at_far"))
 
 
 @pytest.mark.parametrize(

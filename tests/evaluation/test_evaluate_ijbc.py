@@ -147,6 +147,11 @@ def test_protocols_are_evaluated_as_asked(evaluate, asked, one, many):
     assert (evaluate.out / "scores.npy").exists() == one
 
 
+def test_what_is_about_1_to_1_is_refused_without_it(evaluate, capsys):
+    assert evaluate(make_layout(0), "--protocol", "1:N", "--calibrate")[0] == 2
+    assert "--calibrate is about 1:1 comparisons: leave out --protocol 1:N" in capsys.readouterr().err
+
+
 def test_without_1n_files_subjects_come_from_the_genuine_pairs(evaluate, capsys):
     layout = make_layout(4)
     root = layout.write(evaluate.root)
@@ -340,7 +345,11 @@ def test_a_set_of_other_embeddings_is_refused(evaluate, capsys):
 
 
 @pytest.mark.parametrize(
-    "flags", [["--fars", "2"], ["--bootstrap", "5"], ["--seed", "-1"], ["--workers", "0"], ["--protocol-like", "x"]]
+    "flags",
+    [
+        *(["--fars", "2"], ["--bootstrap", "5"], ["--seed", "-1"], ["--workers", "0"], ["--protocol-like", "x"]),
+        *(["--color", "bgr"], ["--mean", "0"], ["--resize"]),  # of a model, where embeddings are given
+    ],
 )
 def test_flags_are_checked(flags, capsys):
     with pytest.raises(SystemExit):
