@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from facekd.pages.tables import Table
 from facekd.results.reading import read_curves, read_result
 from facekd.results.schema import IJB_FORMAT, LFW_FORMAT, PROTOCOL_FORMAT, SUMMARY_FORMAT, check_result
 from facekd.training.logbook import write_run_page
-from facekd.utils.foreign import shown
+from facekd.utils.foreign import shown, some_of
 from facekd.utils.wording import counted
 from facekd.verification import roc_curve
 from facekd.verification.intervals.bootstrap import MIN_DRAWS, MIN_SUBJECTS
@@ -189,7 +190,13 @@ def _is_run(folder: Path) -> bool:
 def _compare(arguments: argparse.Namespace) -> None:
     """Compares the models set by set, prints and writes."""
     output, comparisons = Path(arguments.output), []
-    for models in match_by_set([load_results(folder) for folder in arguments.results], arguments.results):
+    loaded = [load_results(folder) for folder in arguments.results]
+    matched = match_by_set(loaded, arguments.results)
+    if alone := {one.data[0] for results in loaded for one in results} - {models[0].data[0] for models in matched}:
+        print(
+            f"left out, because not all of these were evaluated on them: {some_of(sorted(alone), 8)}", file=sys.stderr
+        )
+    for models in matched:
         check_comparable(models)
         check_apart(output, *(_data_of(one.result) for one in models), names=FILES)
         scored = _read_scored(models, arguments.names)
@@ -364,9 +371,11 @@ def _test(scored: ScoredModels, arguments: argparse.Namespace) -> tuple[list[lis
         who = f"comparisons, since people are not known{note}: expect p-values that are too small"
     else:
         who = counted(bootstrap.num_subjects, "person")
+    rule = models[0].result["protocol"].get("rule", "exact")
+    by_other_rule = "" if rule == "exact" else f" by the exact rule (the TARs above are by the {rule} rule)"
     about = (
         f"Differences: paired bootstrap over {who}; {counted(arguments.draws, 'draw')}, the same for all models, each "
-        "with its own threshold; p is two-sided and not corrected for the number of tests."
+        f"with its own threshold{by_other_rule}; p is two-sided and not corrected for the number of tests."
     )
     return [differences(drawn[0], other, fars) for other in drawn[1:]], about
 
@@ -444,8 +453,11 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error("DIR: a page is only printed, by --pdf FILE; to write one again, give the folder of its results")
     if len(arguments.results) > 1 and not arguments.output:
         parser.error("--output: give a folder for the comparison")
-    if len(arguments.results) == 1 and arguments.output:
-        parser.error("--output: the report of one result goes into its own folder; name two or more to compare")
+    if len(arguments.results) == 1:
+        if arguments.output:
+            parser.error("--output: the report of one result goes into its own folder; name two or more to compare")
+        if of_tests := [name for name in ("fars", "names") if getattr(arguments, name) is not None]:
+            parser.error(f"--{of_tests[0]} is about a comparison: name two or more results")
     return arguments
 
 

@@ -54,6 +54,20 @@ class Evaluated:
         return scores
 
 
+def _definition(result: dict[str, Any]) -> dict[str, Any]:
+    """Returns the protocol without the words that only describe it, and how its scores were normalised, if they were.
+
+    Results did not always say that folds were the pack's. Each model has a cohort of its own, of as many images.
+    """
+    protocol = {
+        key: value
+        for key, value in result["protocol"].items()
+        if key not in DESCRIPTIONS and not (key == "fold_kind" and value != "balanced")
+    }
+    norm = result.get("score_norm") or {}
+    return protocol | {f"score_norm.{key}": norm[key] for key in ("num_images", "top") if key in norm}
+
+
 def load_results(folder: str) -> list[Evaluated]:
     """Reads the results of a folder: one, or one for each pack."""
     result, file = read_result(folder), Path(folder) / "results.json"
@@ -119,15 +133,7 @@ def check_comparable(models: list[Evaluated]) -> None:
                 f"{where}: they were evaluated on different data ({names}; digests {first.data[1][:12]} and "
                 f"{other.data[1][:12]}); evaluate both on one set"
             )
-        # The protocol, without the words that only describe it. Results did not always say that folds were the pack's.
-        ours, theirs = (
-            {
-                key: value
-                for key, value in one.result["protocol"].items()
-                if key not in DESCRIPTIONS and not (key == "fold_kind" and value != "balanced")
-            }
-            for one in (first, other)
-        )
+        ours, theirs = (_definition(one.result) for one in (first, other))
         changed = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
         if changed:
             listed = ", ".join(f"{key} is {ours.get(key)} and {theirs.get(key)}" for key in changed)

@@ -141,6 +141,37 @@ def test_two_models_on_several_packs(lfw: Path, tmp_path: Path) -> None:
     assert page.count("data:image/png;base64,") == 2 and "accuracy %" in page
 
 
+def test_what_the_tests_go_by_otherwise_than_the_table_is_said(
+    lfw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, pack = str(lfw / "quarters.onnx"), str(lfw / "first.bin")
+    words = ["--model", model, "--no-pictures", "--no-report", "--bootstrap", "0", "--fars", "0.03"]
+    out, other = tmp_path / "a", tmp_path / "b"
+    assert evaluate_lfw([*words, "--pairs", pack, "--rule", "insightface", "--output", str(out)]) == 0
+    shutil.copytree(out, other)
+    assert main([str(out), str(other), "--output", str(tmp_path / "out"), "--draws", "100"]) == 0
+    assert "by the exact rule (the TARs above are by the insightface rule)" in capsys.readouterr().out
+    # Packs that are in one folder alone are named.
+    summary = lfw / "a" / "results.json"
+    few = tmp_path / "few"
+    shutil.copytree(lfw / "a", few)
+    result = json.loads(summary.read_text())
+    (few / "results.json").write_text(json.dumps({**result, "pair_sets": result["pair_sets"][:1]}))
+    assert main([str(few), str(lfw / "b"), "--output", str(tmp_path / "of two"), "--draws", "100"]) == 0
+    assert "left out, because not all of these were evaluated on them: second\n" in capsys.readouterr().err
+
+
+def test_scores_normalised_by_another_number_of_images_are_not_compared(lfw: Path, tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(20, 12)).astype(np.float32)
+    for count in (10, 20):
+        np.save(tmp_path / f"{count}.npy", rows[:count])
+        words = ["--model", str(lfw / "quarters.onnx"), "--pairs", str(lfw / "first.bin"), "--no-pictures"]
+        norm = ["--score-norm", "s", "--cohort", str(tmp_path / f"{count}.npy"), "--bootstrap", "0", "--no-report"]
+        assert evaluate_lfw([*words, *norm, "--output", str(tmp_path / str(count))]) == 0
+    with pytest.raises(FacekdError, match=r"protocols differ \(score_norm\.num_images is 10 and 20\)"):
+        main([str(tmp_path / "10"), str(tmp_path / "20"), "--output", str(tmp_path / "out")])
+
+
 def _scores_of_another(scores: np.ndarray) -> None:
     scores[:] = scores[::-1].copy()  # of as many genuine pairs, but others: every second pair is one
 
@@ -259,7 +290,8 @@ def test_a_pack_whose_name_leads_out_of_the_folder_is_refused(lfw: Path, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "arguments", [["a", "b"], ["a", "--output", "o"], ["a", "b", "--output", "o", "--draws", "10"], []]
+    "arguments",
+    [["a", "b"], ["a", "--output", "o"], ["a", "--fars", "1e-4"], ["a", "b", "--output", "o", "--draws", "10"], []],
 )
 def test_options_that_make_no_sense(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
