@@ -26,7 +26,7 @@ class DataConfig:
         mean: value subtracted from each RGB channel, in units of 0..255; written into every exported model.
         std: value that each channel is divided by, in the same units.
         resize: whether to scale images of another size to `image_size` instead of refusing them.
-        center_crop: for classification: take from image files of any size the square in the middle, this share of the
+        center_crop: for classification: take from images of any size the square in the middle, this share of the
             shorter side (0.875 is usual), scaled to `image_size`; in training, `augmentation.resized_crop` takes a
             random box instead. 0 refuses images of another size.
         held_out: share of each class that is not trained on, but used to choose the best checkpoint; the same images

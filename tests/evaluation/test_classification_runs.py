@@ -120,6 +120,13 @@ def test_a_teacher_learns_and_is_evaluated_as_counted_by_hand(data: Path, teache
     assert result["data"]["num_images"] == 60
 
 
+def test_images_held_out_for_nothing_are_warned_of(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(arguments(data, tmp_path / "x", data__held_out=0.1, images=20), make_validators) == 0
+    assert "data.held_out keeps images from training, and nothing measures them" in capsys.readouterr().err
+
+
 def test_the_loss_is_the_published_sum(data: Path, teacher: Path, tmp_path: Path) -> None:
     """CE + 1.5 KL_4 + 0.02 KL_4 through the teacher's head, computed naively from logits, biases and all."""
     argv = arguments(data, tmp_path / "x", teacher__model=teacher, loss__kl=1.5, loss__th_kl=0.02, loss__temperature=4)

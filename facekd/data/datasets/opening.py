@@ -38,8 +38,8 @@ def open_dataset(
         image_size: S, side in pixels.
         on_bad_record: what to do with an image that cannot be used, "fail" or "skip".
         resize: whether to scale images of another size instead of refusing them.
-        center_crop: for image files of any size, take the square in the middle, this share of the shorter side; 0
-            takes the whole image.
+        center_crop: of images of any size, in files or records, take the square in the middle, this share of the
+            shorter side; 0 takes the whole image.
         split: "train", or "test" if `path` holds both: CIFAR's test images, or val/ (else test/), whose labels are
             those of the classes in train/.
         unlabelled: whether labels are not used: of a folder of image files, take the images at any depth. `has_labels`
@@ -55,6 +55,7 @@ def open_dataset(
     # No file at all: faces rendered as they are read.
     if generated := read_set_name(str(path)):
         _require_train(path, split)
+        _refuse_crop(path, center_crop, "generated faces are rendered at the size asked for")
         return SyntheticDataset(generated.people, generated.images, image_size, generated.seed_or(0))
     folder = Path(path)
     if not folder.exists():
@@ -67,15 +68,19 @@ def open_dataset(
     require_regular_file(folder)
     if folder.is_file() or any(folder.glob("*.rec")):
         _require_train(path, split)
-        return RecordDataset(folder, image_size, on_bad_record, resize)
+        return RecordDataset(folder, image_size, on_bad_record, resize, center_crop)
     # CIFAR's pickles.
     if find_cifar(folder) is not None:
-        if center_crop:
-            raise DataError(f"{path}: CIFAR's images all have one size, so center_crop has no effect; set it to 0")
+        _refuse_crop(path, center_crop, "CIFAR's images all have one size")
         return CifarDataset(folder, image_size, split, resize)
     # Image files.
     within, classes = _find_split(folder, split)
     return FolderDataset(within, image_size, on_bad_record, resize, center_crop, classes)
+
+
+def _refuse_crop(path: str | os.PathLike[str], center_crop: float, why: str) -> None:
+    if center_crop:
+        raise DataError(f"{path}: {why}, so center_crop has no effect; set it to 0")
 
 
 def _find_split(folder: Path, split: Split) -> tuple[Path, list[str] | None]:

@@ -24,6 +24,7 @@ class RecordDataset(EncodedDataset):
         on_bad_record: see `EncodedDataset`; with "skip", records whose headers are lost (the end of a truncated file,
             an overwritten part) are left out of the data set, and `warnings` says how many.
         resize: see `EncodedDataset`.
+        center_crop: see `EncodedDataset`.
 
     Raises:
         DataError: labels do not fit the number of classes, there are too many of those for the images (see
@@ -37,11 +38,12 @@ class RecordDataset(EncodedDataset):
         image_size: int,
         on_bad_record: OnBadRecord = "fail",
         resize: bool = False,
+        center_crop: float = 0.0,
     ) -> None:
         self.pack: ShardedRecords | RecordPack = (
             ShardedRecords(path, on_bad_record) if find_shards(path) else open_record_pack(path, on_bad_record)
         )
-        super().__init__(str(path), image_size, self.pack.num_classes, on_bad_record, resize)
+        super().__init__(str(path), image_size, self.pack.num_classes, on_bad_record, resize, center_crop)
         is_usable = self.pack.labels() >= 0
         # The images of the pack that are in the data set; None, which costs nothing, if all are.
         self._kept = None if is_usable.all() else np.flatnonzero(is_usable)

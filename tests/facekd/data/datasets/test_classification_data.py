@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.datasets import CIFAR10, CIFAR100
 
+from data_prep.convert_records import main as convert
 from data_prep.synthesize_classification import main as synthesize
 from facekd.data.config import DataConfig, open_training_data
 from facekd.data.datasets import FaceDataset, FolderDataset, open_dataset
@@ -213,6 +214,16 @@ def test_image_folders_with_their_test_images(tmp_path: Path) -> None:
     (tmp_path / "val" / "stranger").mkdir()
     with pytest.raises(DataError, match="stranger is not among the classes"):
         open_dataset(tmp_path, 16, center_crop=0.875, split="test")
+
+
+def test_records_of_any_size_are_cropped_as_files_are(tmp_path: Path) -> None:
+    generate(tmp_path / "files", "folders", "--size", "24")
+    files = open_dataset(tmp_path / "files", 16, center_crop=0.875)
+    assert convert([str(tmp_path / "files" / "train"), str(tmp_path / "pack"), "--workers", "1"]) == 0
+    packed = open_dataset(tmp_path / "pack", 16, center_crop=0.875)
+    np.testing.assert_array_equal(packed.load(ALL)[0], files.load(ALL)[0])
+    with pytest.raises(DataError, match="rendered at the size asked for, so center_crop has no effect"):
+        open_dataset("synthetic:3x2", 16, center_crop=0.875)
 
 
 def test_the_loader_takes_random_boxes_of_the_stored_image(tmp_path: Path) -> None:
