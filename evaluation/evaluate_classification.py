@@ -16,7 +16,7 @@ from evaluation.provenance import name_with_assumptions
 from evaluation.result_files import check_output, lock_output, make_result, start_evaluation
 from evaluation.shared_options import add_output_option
 from facekd import __version__
-from facekd.commands.command_line import COUNT, PROCESSES, THREADS, CommandParser, real_number
+from facekd.commands.command_line import COUNT, PROCESSES, THREADS, CommandParser, device_name, real_number
 from facekd.data.datasets import FaceDataset, open_dataset, print_summary
 from facekd.data.datasets.identity_map import identity_map, stored_images_sha256
 from facekd.embedder.model_options import report_preprocessing
@@ -71,11 +71,11 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None) -> int:
         raise FacekdError(f"{arguments.model}: gives logits, no embeddings for --teacher-head; name a checkpoint")
     file = Path(arguments.model) if is_onnx else resolve_checkpoint(arguments.model)
     with unchanged(file):
+        mention_gpu(arguments.device)
         if is_onnx:
-            model = OnnxClassifier(arguments.model, arguments.threads)
+            model = OnnxClassifier(arguments.model, arguments.threads, arguments.device)
             report_preprocessing(file, model)
         else:
-            mention_gpu(arguments.device)
             model = open_classifying_model(file, arguments.teacher_head, arguments.mix, device=arguments.device)
         digest = sha256_of_file(file)
 
@@ -204,7 +204,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         metavar="N",
         help="reading processes, at most one per core (default: 4)",
     )
-    add("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
+    add("--device", type=device_name, default="cpu", help="where it runs: cpu, cuda or cuda:N (default: cpu)")
     add("--threads", type=THREADS, metavar="N", help="computing threads of an ONNX file (default: one per core)")
     arguments = parser.parse_args(argv)
     # What a parser cannot express: combinations and ranges.

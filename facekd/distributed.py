@@ -25,6 +25,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from facekd.errors import FacekdError
+from facekd.utils.gpu_driver import require_gpu
 from facekd.utils.processes.children import PATIENCE_VARIABLE, launched_as, saying_that_it_waits, seconds_until_given_up
 from facekd.utils.wording import counted
 
@@ -125,9 +126,9 @@ def is_lost_peer(error: BaseException) -> bool:
 def _choose_device(device: str, local_rank: int) -> torch.device:
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise FacekdError(f"device {device} was asked for, but torch {torch.__version__} sees no GPU; use --device cpu")
-    chosen = torch.device("cuda", local_rank) if device in ("auto", "cuda") else torch.device(device)
+    takes_own = device in ("auto", "cuda")
+    chosen = torch.device("cuda", local_rank) if takes_own else torch.device(device)
+    require_gpu(torch.device("cuda") if takes_own else chosen)
     if (chosen.index or 0) >= torch.cuda.device_count():
         raise FacekdError(
             f"local rank {local_rank} has no GPU {chosen.index}: this machine has {torch.cuda.device_count()}, counted "

@@ -159,6 +159,11 @@ def _status_of(main: Callable[[], int | None]) -> int:
         if missing is None:
             raise
         _report(missing)
+    except RuntimeError as error:
+        if not is_gpu_memory_full(error):
+            raise
+        said = str(error).partition(" Of the allocated memory")[0]
+        _report(f"give fewer images at once (--batch-size), or end what else runs on the GPU: {said}")
     except OSError as error:
         # Operating-system errors that name a file, or whose cause is known, are the user's to fix as well.
         if isinstance(error, FileNotFoundError) and _lies_in_a_deleted_folder(error.filename):
@@ -262,6 +267,11 @@ def is_device_failure(error: BaseException) -> bool:
     have another result tomorrow.
     """
     return isinstance(error, OSError) and error.errno in _DEVICE_FAILS
+
+
+def is_gpu_memory_full(error: BaseException) -> bool:
+    """Tells whether an error is torch's about the memory of a GPU; by its name, as most errors come without torch."""
+    return isinstance(error, RuntimeError) and type(error).__name__ == "OutOfMemoryError"
 
 
 def file_at_fault(error: OSError) -> str | None:

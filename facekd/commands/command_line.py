@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -59,6 +60,13 @@ def comma_separated(parse: Callable[[str], float], example: str) -> Callable[[st
             raise argparse.ArgumentTypeError(f"{error}; several with commas between, such as {example}") from None
 
     return parse_all
+
+
+def device_name(text: str) -> str:
+    """Parses where a model runs: cpu, cuda, or cuda:N for one GPU of several."""
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", text):
+        raise _unexpected(text, "cpu, cuda or cuda:N")
+    return text
 
 
 def _expand_home(word: str) -> str:

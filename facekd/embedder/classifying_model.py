@@ -156,14 +156,15 @@ class OnnxClassifier:
     Args:
         path: the ONNX file; one of facekd records the preprocessing and the centre crop.
         threads: threads of onnxruntime; None means one per core.
+        device: `"cpu"`, `"cuda"` or `"cuda:N"`.
 
     Attributes:
         assumed: names of the preprocessing fields that neither the file nor its graph says.
         remarks: what its user should know, one sentence each.
     """
 
-    def __init__(self, path: str | os.PathLike[str], threads: int | None = None) -> None:
-        self._embedder = OnnxEmbedder(path, threads=threads)
+    def __init__(self, path: str | os.PathLike[str], threads: int | None = None, device: str = "cpu") -> None:
+        self._embedder = OnnxEmbedder(path, threads=threads, device=device)
         self._file = Path(path)
         self.preprocessing: Preprocessing = self._embedder.preprocessing
         self.assumed: tuple[str, ...] = self._embedder.assumed

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from facekd.commands.command_line import COUNT, IMAGE_SIDE, comma_separated, real_number, whole_number
+from facekd.commands.command_line import COUNT, IMAGE_SIDE, comma_separated, device_name, real_number, whole_number
 from facekd.plugins import add_plugin_option
 from facekd.utils.gpu_driver import mention_gpu
 from facekd.utils.processes.children import launcher_number, usable_cores
@@ -62,7 +62,7 @@ def add_model_options(parser: argparse.ArgumentParser, tries_batches: bool = Fal
         help="images per call of a model with a dynamic batch (default: "
         + ("auto, by a trial of a second)" if tries_batches else "16 for a checkpoint on a CPU, else 64)"),
     )
-    add("--device", choices=("cpu", "cuda"), default="cpu", help="where the model runs (default: cpu)")
+    add("--device", type=device_name, default="cpu", help="where the model runs: cpu, cuda or cuda:N (default: cpu)")
     add("--threads", type=whole_number(1, MAX_THREADS), help="threads of onnxruntime (default: one per core"
         + (", or half of that if the trial is faster)" if tries_batches else ")"))  # fmt: skip
     add(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from facekd.embedder.interface import Embedder
-from facekd.errors import ModelError
+from facekd.errors import ModelError, is_gpu_memory_full
 
 CPU_BATCHES, GPU_BATCHES = (1, 8, 32), (16, 64, 256)
 TRIAL_SECONDS = 1.0
@@ -95,10 +95,15 @@ def _measure(
         embedder.batch_size = batch_size
         count = _at_once(embedder)
         end, times = time.perf_counter() + seconds / len(batches), list[float]()
-        while not times or time.perf_counter() < end:
-            start = time.perf_counter()
-            embedder.embed(images[:count])
-            times.append(time.perf_counter() - start)
+        try:
+            while not times or time.perf_counter() < end:
+                start = time.perf_counter()
+                embedder.embed(images[:count])
+                times.append(time.perf_counter() - start)
+        except (ModelError, RuntimeError) as error:
+            if measured and (isinstance(error, ModelError) or is_gpu_memory_full(error)):
+                break  # what fits is found
+            raise
         each = min(times) / count
         measured.append((batch_size, threads, 1 / each))
     return measured

@@ -11,6 +11,7 @@ import numpy as np
 from facekd.embedder.checks import check_batch_size, check_finite, start_fingerprint
 from facekd.errors import ModelError
 from facekd.images.preprocessing import Preprocessing, fit_images
+from facekd.utils.gpu_driver import require_gpu
 from facekd.utils.wording import counted
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class TorchEmbedder:
         self.normalized = normalize
         self.resize = resize
         self.device: torch.device = torch.device(device)
+        require_gpu(self.device)
         default = CPU_CHUNK if self.device.type == "cpu" else DEVICE_CHUNK
         self.batch_size: int = default if batch_size is None else batch_size
         check_batch_size(self.batch_size)

@@ -152,7 +152,9 @@ class Pipeline:
             options["power"] = plan.power
         if plan.shared_head == "blend":
             options["blend"] = plan.blend
-        if config.device.startswith("cuda") or (config.device == "auto" and torch.cuda.is_available()):
+        if config.device.startswith("cuda"):
+            options["device"] = config.device
+        elif config.device == "auto" and torch.cuda.is_available():
             options["device"] = "cuda"
         return [*words, *as_options(options), *(("--resize",) if config.data.resize else ())]
 

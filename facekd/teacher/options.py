@@ -144,4 +144,4 @@ def _read_workers(arguments: argparse.Namespace) -> int:
         return arguments.workers
     from facekd.utils.processes.children import usable_cores
 
-    return min(4, usable_cores()) if arguments.device == "cuda" else 0
+    return min(4, usable_cores()) if arguments.device != "cpu" else 0

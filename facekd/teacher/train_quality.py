@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facekd.checkpoints.run_folder import resolve_checkpoint
-from facekd.commands.command_line import COUNT, SEED, CommandParser
+from facekd.commands.command_line import COUNT, SEED, CommandParser, device_name
 from facekd.errors import CheckpointError, DataError, FacekdError, run_verb
 from facekd.files.unchanged import unchanged
 from facekd.files.writing import write_json
@@ -216,7 +216,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add_plugin_option(parser)
     add("--resize", action="store_true", help="resize images of another size instead of refusing them")
     add("--batch-size", type=COUNT, metavar="N", help="images per call of the backbone (default: 16 on a CPU, else 64)")
-    add("--device", choices=("cpu", "cuda"), default="cpu", help="where the backbone runs (default: cpu)")
+    add("--device", type=device_name, default="cpu", help="where the backbone runs: cpu, cuda or cuda:N (default: cpu)")
     unused = ("mean", "std", "color", "image_size", "embedding_output", "threads", "rewrite_prelu")
     parser.set_defaults(**dict.fromkeys(unused))
     arguments = parser.parse_args(argv)

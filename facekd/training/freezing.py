@@ -10,11 +10,14 @@ from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 from facekd.backbones import Backbone
+from facekd.errors import ConfigError
 
 if TYPE_CHECKING:
+    from facekd.training.recognizer import Recognizer
     from facekd.training.state import TrainingState
 
 
@@ -27,6 +30,20 @@ def freeze(backbone: nn.Module, names: Sequence[str]) -> None:
     """
     for module in _modules(backbone, names):
         module.requires_grad_(False)
+
+
+def require_more_than_backbone(recognizer: Recognizer) -> None:
+    """Checks that the head's warm-up has something to train.
+
+    Raises:
+        ConfigError: all but the backbone is frozen.
+    """
+    inside = {id(parameter) for parameter in recognizer.backbone.parameters()}
+    if not any(p.requires_grad for p in recognizer.parameters() if id(p) not in inside):
+        raise ConfigError(
+            "head_warmup_images trains what is beside the backbone, and in this run all of that is frozen (a shared "
+            "classifier): remove head_warmup_images"
+        )
 
 
 def set_training_mode(state: TrainingState) -> None:
@@ -43,6 +60,18 @@ def set_training_mode(state: TrainingState) -> None:
 def is_head_warmup(state: TrainingState) -> bool:
     """Tells whether only the classifier learns in the step that comes next."""
     return state.images_seen < state.config.head_warmup_images
+
+
+def with_whole_backbone(state: TrainingState, loss: torch.Tensor) -> torch.Tensor:
+    """Adds all parameters of the backbone to a loss in the head's warm-up, times 0.
+
+    What has no part in evaluation mode, such as the token that stands for those left out, would get no gradient, for
+    which processes that exchange gradients would wait in vain.
+    """
+    if not is_head_warmup(state):
+        return loss
+    learning = [p for p in state.recognizer.backbone.parameters() if p.requires_grad]
+    return loss + 0 * torch.stack([p.sum() for p in learning]).sum()
 
 
 def drop_kept_gradients(state: TrainingState) -> None:

@@ -19,7 +19,7 @@ from facekd.data.datasets.identity_map import stored_images_sha256
 from facekd.distributed import World, make_scaler, replicate
 from facekd.errors import ConfigError
 from facekd.training.config import TrainConfig
-from facekd.training.freezing import freeze
+from facekd.training.freezing import freeze, require_more_than_backbone
 from facekd.training.optim import build_optimizer, parameter_groups
 from facekd.training.recognizer import Recognizer, build_recognizer
 from facekd.utils.environment import why_not_compile_in
@@ -71,10 +71,16 @@ class TrainingState:
 def build_state(
     config: TrainConfig, world: World, dataset: FaceDataset, total_images: int, recognizer: Recognizer | None = None
 ) -> TrainingState:
-    """Builds a fresh run, the same on every rank; distillation passes its own recognizer."""
+    """Builds a fresh run, the same on every rank; distillation passes its own recognizer.
+
+    Raises:
+        ConfigError: nothing would be trained, in the run or in its warm-up, or code cannot be compiled in safety.
+    """
     recognizer = recognizer or build_recognizer(config, world, dataset)
 
     freeze(recognizer.backbone, config.freeze)
+    if config.head_warmup_images:
+        require_more_than_backbone(recognizer)
 
     # Move the module to the device before the optimiser and the average are built on its parameters.
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format

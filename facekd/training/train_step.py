@@ -23,7 +23,7 @@ from facekd.errors import TrainingError
 from facekd.head.partial_fc import partial_fc_step
 from facekd.images.model_input import to_model_input
 from facekd.labels import labels_checked
-from facekd.training.freezing import drop_kept_gradients, set_training_mode
+from facekd.training.freezing import drop_kept_gradients, set_training_mode, with_whole_backbone
 from facekd.training.optim import ema_decay, ema_update, set_learning_rate
 from facekd.training.state import TrainingState
 
@@ -155,7 +155,7 @@ def _accumulate_gradients(state: TrainingState, batch: Batch) -> torch.Tensor:
         with exchange, rows_of_ranks([max(0, min(size, share - start)) for share in shared]):
             with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
                 losses = state.replica(images, labels, *(target[part] for target in targets)) * weight
-            state.scaler.scale(losses[0]).backward()
+            state.scaler.scale(with_whole_backbone(state, losses[0])).backward()
         total += losses.detach()
     return total
 

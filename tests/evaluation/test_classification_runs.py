@@ -36,6 +36,7 @@ from facekd.training.distill import main as distill
 from facekd.training.distilling.build_distiller import build_distiller
 from facekd.training.logbook import read_log
 from facekd.training.train import main as train
+from tests.pooling_model import write_pooling_model
 
 ALONE = World(0, 1, torch.device("cpu"))
 SMALL = {"backbone__name": "resnet8x4", "backbone__width": 0.25, "backbone__embedding_size": 64}
@@ -303,3 +304,11 @@ def test_every_recipe_is_a_configuration() -> None:
         config = parse_config(DistillConfig if is_distillation else TrainConfig, [str(recipe)], "facekd", "")
         assert config.output == f"runs/{recipe.stem}"
         assert config.head.kind == "linear"
+
+
+def test_logits_of_an_onnx_file_are_computed_where_it_is_asked_for(tmp_path: Path) -> None:
+    model = write_pooling_model(tmp_path / "model.onnx", 32, 8)
+    with pytest.raises(ModelError, match="device is 'cuda' but this onnxruntime has no CUDA"):
+        evaluate(
+            ["--model", str(model), "--data", str(tmp_path / "d"), "--output", str(tmp_path / "r"), "--device", "cuda"]
+        )

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from facekd.cli import VERBS, main
 from facekd.commands.config_help import leaf_defaults
@@ -159,6 +160,15 @@ def test_errors_for_people_become_one_line(capsys: pytest.CaptureFixture[str]) -
     assert "error: Input/output error while reading or writing a file: look at the disk" in capsys.readouterr().err
     assert fail_with(KeyboardInterrupt()) == 130
     assert run_verb(lambda: None) == 0
+    capsys.readouterr()
+    full = "CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has 1 GiB free. Of the allocated memory 3 GiB is ..."
+    assert fail_with(torch.OutOfMemoryError(full)) == 2
+    assert capsys.readouterr().err == (
+        "error: give fewer images at once (--batch-size), or end what else runs on the GPU: CUDA out of memory. Tried "
+        "to allocate 2 GiB. GPU 0 has 1 GiB free.\n"
+    )
+    with pytest.raises(RuntimeError):
+        fail_with(RuntimeError("another"))
     with pytest.raises(ZeroDivisionError):  # a defect of ours keeps its traceback
         fail_with(ZeroDivisionError())
 

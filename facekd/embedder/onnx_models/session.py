@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +18,7 @@ from facekd.utils.processes.children import usable_cores
 if TYPE_CHECKING:
     import onnx
 
+CUDA = "CUDAExecutionProvider"
 LONGEST_MESSAGE, LONGEST_SHOWN = 3000, 600  # characters of onnxruntime's messages that are looked at, and shown
 LEAST_IN_A_CALL = 8  # images: a thread embeds as many a second by 8 at once as by 32
 WORTH_A_SESSION = 256  # images: for fewer, opening another session takes as long as it saves
@@ -92,9 +95,11 @@ def open_session(file: OnnxFile, threads: int | None = None, device: str = "cpu"
     gpu = re.fullmatch(r"cuda(?::(\d{1,3}))?", device)
     if device != "cpu" and gpu is None:
         raise ModelError(f"device is {device!r}; expected cpu, cuda or cuda:N for an ONNX file")
-    if gpu is not None and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        raise ModelError(f"device is {device!r} but this onnxruntime has no CUDA: {_cuda_remedy()}")
-    on_gpu = [] if gpu is None else [("CUDAExecutionProvider", {"device_id": gpu[1] or "0"})]
+    if gpu is not None:
+        if CUDA not in onnxruntime.get_available_providers():
+            raise ModelError(f"device is {device!r} but this onnxruntime has no CUDA: {_cuda_remedy()}")
+        _load_cuda_libraries()
+    on_gpu = [] if gpu is None else [(CUDA, {"device_id": gpu[1] or "0"})]
     providers = [*on_gpu, "CPUExecutionProvider"]
     if threads is not None and threads < 1:
         raise ModelError(f"threads is {threads}: expected at least 1")
@@ -104,9 +109,25 @@ def open_session(file: OnnxFile, threads: int | None = None, device: str = "cpu"
     options.add_session_config_entry("session.load_model_format", "ONNX")  # and not its own, whatever the name
     try:
         model = str(file.path) if content is None else content
-        return onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
+        session = onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions share no narrower base
         raise ModelError(f"{file.path}: onnxruntime cannot open it: {_reason(file, str(error))}") from error
+    # Where a library of CUDA cannot be loaded, onnxruntime takes the CPU, and says so in its log alone.
+    if gpu is not None and CUDA not in session.get_providers():
+        raise ModelError(f"device is {device!r} but onnxruntime would run {file.path} on the CPU: {_cuda_remedy()}")
+    return session
+
+
+def _load_cuda_libraries() -> None:
+    """Loads the libraries of CUDA and cuDNN that pip has installed, if any; onnxruntime by itself does not find them.
+
+    Importing torch does the same, which commands that only run an ONNX file do without.
+    """
+    import onnxruntime
+
+    if load := getattr(onnxruntime, "preload_dlls", None):  # from onnxruntime 1.21 on
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints which it has not found; the session tells
+            load(msvc=False)
 
 
 def _threads_to_use() -> int:
@@ -188,7 +209,10 @@ def _cuda_remedy() -> str:
             f"pip uninstall -y {names}, then pip install {builds[-1]}"
         )
     if builds == ["onnxruntime-gpu"]:
-        return "onnxruntime-gpu is installed but finds no CUDA; the CUDA and cuDNN that it was built for are needed"
+        return (
+            "onnxruntime-gpu is installed but finds no CUDA; the CUDA and cuDNN that it was built for are needed: pip "
+            "install 'onnxruntime-gpu[cuda,cudnn]'"
+        )
     return "pip uninstall -y onnxruntime, then pip install onnxruntime-gpu"
 
 

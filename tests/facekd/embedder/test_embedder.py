@@ -12,8 +12,9 @@ from torch import nn
 
 from facekd.backbones.building import build_backbone
 from facekd.checkpoints.checkpoint import save_checkpoint
+from facekd.distributed import join_world
 from facekd.embedder import Embedder, Preprocessing, TorchEmbedder, embed_with_flip, open_embedder
-from facekd.errors import ModelError
+from facekd.errors import FacekdError, ModelError
 
 BACKBONE = {"name": "mobilefacenet", "embedding_size": 16, "image_size": 32, "width": 0.25, "dropout": 0.0}
 IMAGENET = {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]}
@@ -208,3 +209,21 @@ def test_files_that_are_no_model(tmp_path: Path) -> None:
     text.write_text("")
     with pytest.raises(ModelError, match=r"notes\.txt: is empty"):
         open_embedder(text)
+
+
+@pytest.mark.parametrize(
+    ("device", "count", "message"),
+    [
+        ("cuda", 0, "device cuda was asked for, but torch .* sees no GPU; use --device cpu"),
+        ("cuda:1", 1, "device cuda:1 was asked for, and this machine has 1 GPU, from 0 on"),
+    ],
+)
+def test_a_gpu_that_is_not_there_is_named(
+    device: str, count: int, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    with pytest.raises(FacekdError, match=message):
+        TorchEmbedder(make_module(), Preprocessing(image_size=16), device)
+    with pytest.raises(FacekdError, match=message), join_world(device):
+        pass

@@ -51,3 +51,12 @@ def test_a_gpu_that_is_left_alone_is_mentioned(
         (open_fastest_model if tries_batches else open_model)(str(model), parser.parse_args(["--batch-size", "4"]))
     assert capsys.readouterr().err.count("this machine has a GPU: `--device cuda` takes that") == times
     gpu_driver.mention_gpu.cache_clear()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "cuda:3"])
+def test_a_model_runs_where_it_is_told_to(device: str) -> None:
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    add_model_options(parser)
+    assert parser.parse_args(["--device", device]).device == device
+    with pytest.raises(argparse.ArgumentError, match="cpu, cuda or cuda:N"):
+        parser.parse_args(["--device", device + "x"])

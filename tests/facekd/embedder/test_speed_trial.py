@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from facekd.embedder import speed_trial
 from facekd.embedder.speed_trial import find_fastest
@@ -24,8 +25,16 @@ class Model:
     preprocessing = Preprocessing(image_size=2)
     embedding_size, normalized, fingerprint = 1, False, "abc"
 
-    def __init__(self, clock: Clock, call: float, image: float, largest: int = 10**9, fixed: int | None = None) -> None:
-        self.clock, self.call, self.image, self.largest = clock, call, image, largest
+    def __init__(
+        self,
+        clock: Clock,
+        call: float,
+        image: float,
+        largest: int = 10**9,
+        fixed: int | None = None,
+        error: type[Exception] = ModelError,
+    ) -> None:
+        self.clock, self.call, self.image, self.largest, self.error = clock, call, image, largest, error
         self.has_fixed_batch, self.batch_size = fixed is not None, fixed or 64
         self.calls: list[int] = []
 
@@ -33,7 +42,7 @@ class Model:
         assert len(images) <= self.batch_size
         self.calls.append(len(images))
         if len(images) > self.largest:
-            raise ModelError("the graph holds a fixed batch of 1 inside")
+            raise self.error("the graph holds a fixed batch of 1 inside")
         self.clock.now += self.call + self.image * len(images)
         return np.zeros((len(images), 1), np.float32)
 
@@ -53,6 +62,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
         ({"call": 0.001, "image": 0.01}, 8),
         ({"call": 1.0, "image": 9.0}, 1),  # too slow to try more
         ({"call": 0.01, "image": 0.01, "largest": 1}, 1),
+        ({"call": 0.01, "image": 0.01, "largest": 8}, 8),  # onnxruntime has no memory for more
+        ({"call": 0.01, "image": 0.01, "largest": 8, "error": torch.OutOfMemoryError}, 8),
         ({"call": 0.01, "image": 0.01, "fixed": 4}, 4),
         ({"call": 0.01, "image": 0.01, "fixed": 1}, 1),
     ],
@@ -74,3 +85,5 @@ def test_the_number_of_threads_is_chosen_as_well(clock: Clock) -> None:
 def test_a_model_that_fails_on_one_image_is_refused(clock: Clock) -> None:
     with pytest.raises(ModelError, match="fixed batch"):
         find_fastest(lambda threads: Model(clock, 1, 1, largest=0))
+    with pytest.raises(RuntimeError, match="fixed batch"):
+        find_fastest(lambda threads: Model(clock, 0.01, 0.01, largest=8, error=RuntimeError))

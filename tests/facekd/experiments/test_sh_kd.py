@@ -77,6 +77,8 @@ def test_class_means_are_computed_and_handed_on(tmp_path: Path, kind: str, blend
     skip = ["--on-bad-record", "skip", "--power", "0.5", *blend, "--resize"]
     made = "runs/sh/shared_head.pt"
     assert list(means.words) == ["rebuild-head", "runs/sh/student", "--data", "a$b", "--output", made, *skip]
+    on_gpu = load_pipeline([path, *words, "--device", "cuda:1"]).words_of_means()
+    assert on_gpu[on_gpu.index("--device") + 1] == "cuda:1"
     assert means.makes == Path(made) and means.after == (student.title,) and teacher.after[-1] == means.title
     assert list(teacher.words)[-4:] == ["--shared_head", made, "--backbone.weights", "runs/t$$"]
     assert list(distilled.words)[-4:] == ["--shared_head", made, "--backbone.weights", "runs/sh/student"]

@@ -108,6 +108,32 @@ def test_the_backbone_waits_for_the_classifier_to_warm_up(tiny_config: Configure
     assert not any(torch.equal(one, other) for one, other in itertools.pairwise(heads))
 
 
+def test_every_parameter_of_the_backbone_has_a_gradient_in_the_warm_up(
+    tiny_config: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # DistributedDataParallel waits for all of them; in evaluation mode no token is left out, and none takes its place.
+    words = {"backbone__name": "vit_t", "backbone__mask_ratio": 0.2, "optimizer__name": "adamw"}
+    config = tiny_config(head_warmup_images=12, images=24, schedule__warmup_images=0, **words)
+    state = build_state(config, ALONE, open_training_data(config.data), 24)
+    without: list[str] = []
+
+    def look(state: TrainingState) -> None:
+        without.extend(name for name, p in state.recognizer.named_parameters() if p.requires_grad and p.grad is None)
+
+    monkeypatch.setattr("facekd.training.train_step.drop_kept_gradients", look)
+    train_step(state, next(iter(make_run_loader(state))), 0.1)
+    assert not without
+
+
+def test_a_warm_up_that_would_train_nothing_is_refused(tiny_config: Configure) -> None:
+    config = tiny_config(head_warmup_images=12)
+    dataset = open_training_data(config.data)
+    recognizer = build_recognizer(config, ALONE, dataset)
+    recognizer.head.requires_grad_(False)  # as that of `shared_head` is
+    with pytest.raises(ConfigError, match="head_warmup_images trains what is beside the backbone"):
+        build_state(config, ALONE, dataset, 120, recognizer)
+
+
 def test_a_run_killed_in_the_warm_up_resumes_in_it(tiny_config: Configure, tmp_path: Path) -> None:
     words = {"head_warmup_images": 48, "images": 72, "checkpoint__keep": 9}
     whole, killed = tiny_config(**words, output=tmp_path / "whole"), tiny_config(**words)

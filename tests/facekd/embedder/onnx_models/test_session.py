@@ -7,6 +7,7 @@ import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -154,11 +155,40 @@ def test_each_process_has_its_own_gpu(
     # As a teacher's device is named in training: that of the rank, `cuda:N`.
     asked = []
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, providers, **__: asked.append(providers))
+
+    def open_it(*_: Any, providers: list[Any], **__: Any) -> Any:
+        asked.append(providers)
+        return SimpleNamespace(get_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", open_it)
     onnx_session.open_session(read_onnx_file(write(tmp_path / "m.onnx")), device=device)
     assert asked == [expected]
     with pytest.raises(ModelError, match=r"device is 'cuda:x'; expected cpu, cuda or cuda:N"):
         onnx_session.open_session(read_onnx_file(tmp_path / "m.onnx"), device="cuda:x")
+
+
+def test_a_gpu_that_onnxruntime_cannot_use_is_an_error_and_no_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # A build for CUDA whose libraries are not there: it looks for them, then opens the file on the CPU without a word.
+    open_it, looked = onnxruntime.InferenceSession, []
+
+    def preload(**_: Any) -> None:
+        looked.append("for CUDA")
+        print("Failed to load libcudnn.so.9")
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "preload_dlls", preload, raising=False)
+    monkeypatch.setattr(
+        onnxruntime,
+        "InferenceSession",
+        lambda *words, providers, **options: open_it(*words, providers=["CPUExecutionProvider"], **options),
+    )
+    with pytest.raises(ModelError, match=r"onnxruntime would run .*m\.onnx on the CPU: "):
+        OnnxEmbedder(write(tmp_path / "m.onnx"), device="cuda")
+    assert looked == ["for CUDA"] and capsys.readouterr().out == ""
+    OnnxEmbedder(tmp_path / "m.onnx")
+    assert looked == ["for CUDA"]
 
 
 DETECTORS: dict[str, dict[str, list[int]]] = {
