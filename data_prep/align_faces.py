@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from facekd.images.decoding import decode_rgb, quiet_decoders
 from facekd.images.encoding import encode_jpeg, encode_png
 from facekd.images.frames import FirstImageNote
 from facekd.images.image_files import read_image_file
+from facekd.utils.foreign import leads_out, some_of
 from facekd.utils.processes.children import usable_cores
 from facekd.utils.processes.ordered_work import in_order
 from facekd.utils.progress import track
@@ -102,6 +104,7 @@ def _align_all(arguments: argparse.Namespace) -> int:
         waiting = [task for task in tasks if not _is_done(task, log)]
         if waiting:
             _withdraw_report(arguments.output)
+            _remove_renamed(waiting, tasks, log)
         note = FirstImageNote()
         with in_order(lambda task: align_photo(task, finder, settings, note), waiting, arguments.workers) as results:
             for task, result in zip(waiting, track(results, "aligning photographs", len(waiting)), strict=True):
@@ -111,6 +114,7 @@ def _align_all(arguments: argparse.Namespace) -> int:
                     task.target.unlink(missing_ok=True)
                 log.add(entry)
         done = [log.entries[task.photo] for task in tasks]
+        left = _crops_without_photograph(arguments.output, tasks, log)
 
     # Report.
     copied = ""
@@ -121,6 +125,14 @@ def _align_all(arguments: argparse.Namespace) -> int:
     sync_file_system(arguments.output)  # the crops before the report that says that they are there
     counts = _write_report(arguments.output, settings, done)
     _print(arguments.output, counts, len(tasks) - len(waiting), copied)
+    if left:
+        print(
+            f"warning: {arguments.output}: {counted(len(left), 'crop')} of earlier runs "
+            f"{agreeing(len(left), 'is of a photograph that is', 'are of photographs that are')} not in "
+            f"{arguments.photos} now, and {agreeing(len(left), 'stays', 'stay')}: {some_of(left)}; delete what should "
+            "not be packed",
+            file=sys.stderr,
+        )
     if not counts["aligned"]:
         raise DataError(f"no face was aligned; {arguments.output / SET_ASIDE_NAME} says why, photograph by photograph")
     return 0
@@ -205,12 +217,32 @@ def _settings(arguments: argparse.Namespace, landmarks_from: str) -> Settings:
 def _plan(photos: list[str], root: Path, output: Path, file_format: str) -> list[Task]:
     """Names the crops like the photographs, with their suffix too if two of a folder differ only in that."""
     stems = Counter(os.path.splitext(photo)[0] for photo in photos)  # noqa: PTH122
-    tasks = []
+    tasks, taken = [], set[str]()
     for photo in photos:
         stem = os.path.splitext(photo)[0]  # noqa: PTH122
         crop = f"{stem if stems[stem] == 1 else photo}.{file_format}"
+        while crop in taken:  # of x.jpg, x.png and x.jpg.png, say
+            crop = f"{crop}.{file_format}"
+        taken.add(crop)
         tasks.append(Task(photo, root / photo, crop, output / crop))
     return tasks
+
+
+def _remove_renamed(waiting: list[Task], tasks: list[Task], log: AlignLog) -> None:
+    """Removes crops whose photographs get crops of other names now: a photograph would have two."""
+    taken = {task.crop for task in tasks}
+    for task in waiting:
+        entry, suffix = log.entries.get(task.photo), Path(task.crop).suffix
+        old = {f"{task.photo}{suffix}", f"{os.path.splitext(task.photo)[0]}{suffix}"} - taken  # noqa: PTH122
+        if entry is not None and entry.crop in old:  # a log may be a stranger's, and name any file
+            task.target.with_name(Path(entry.crop).name).unlink(missing_ok=True)
+
+
+def _crops_without_photograph(output: Path, tasks: list[Task], log: AlignLog) -> list[str]:
+    """Returns the crops of earlier runs whose photographs are gone, or lie in another folder: they may be wanted."""
+    photos, crops = {task.photo for task in tasks}, {task.crop for task in tasks}
+    others = {entry.crop for entry in log.entries.values() if entry.crop is not None and entry.photo not in photos}
+    return sorted(crop for crop in others - crops if not leads_out(crop) and (output / crop).is_file())
 
 
 def _refuse_files_of_others(output: Path, tasks: list[Task]) -> None:

@@ -278,6 +278,28 @@ def test_photographs_that_differ_in_suffix_only_have_crops_of_their_own(tmp_path
     save(tmp_path / "photos" / "x.bmp", paint((8, 8, 255, 0)))
     run(align_faces.main, tmp_path / "photos", tmp_path / "out", "--detector", scrfd, *FLAGS)
     assert sorted(file.name for file in (tmp_path / "out").glob("*.png")) == ["x.bmp.png", "x.png.png"]
+    save(tmp_path / "photos" / "x.bmp.png", paint((6, 7, 255, 0)))
+    run(align_faces.main, tmp_path / "photos", tmp_path / "out", "--detector", scrfd, *FLAGS)
+    assert len(list((tmp_path / "out").glob("*.png"))) == 3
+
+
+def test_a_photograph_has_one_crop_and_those_without_one_are_named(tmp_path: Path, scrfd: Path, run: Run) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    command = (align_faces.main, photos, out, "--detector", scrfd, *FLAGS)
+    save(photos / "Ada" / "x.png", paint((6, 7, 255, 0)))
+    save(photos / "Ada" / "y.png", paint((8, 8, 255, 0)))
+    assert "warning" not in run(*command)[2]
+    # One more of the same stem gives the crop of the first another name.
+    save(photos / "Ada" / "x.bmp", paint((8, 8, 255, 0)))
+    assert "warning" not in run(*command)[2]
+    assert sorted(file.name for file in (out / "Ada").iterdir()) == ["x.bmp.png", "x.png.png", "y.png"]
+    # A photograph that was deleted leaves its crop, which somebody may want, and is named.
+    (photos / "Ada" / "y.png").unlink()
+    (photos / "Ada" / "x.png").unlink()
+    said = run(*command)[2]
+    assert f"2 crops of earlier runs are of photographs that are not in {photos} now, and stay" in said
+    assert "Ada/x.png.png, Ada/y.png" in said and (out / "Ada" / "y.png").exists()
+    assert sorted(file.name for file in (out / "Ada").iterdir()) == ["x.png", "x.png.png", "y.png"]
 
 
 @pytest.mark.parametrize(
