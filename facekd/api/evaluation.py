@@ -72,7 +72,11 @@ class Results:
         return self._point(far)["tar"]
 
     def threshold(self, far: float) -> float | None:
-        """Returns the cosine from which on a comparison is accepted at a false accept rate; see `tar`."""
+        """Returns the cosine from which on a comparison is accepted at a false accept rate; see `tar`.
+
+        It holds for embeddings that are made as those of the evaluation: by default with the mirror image, as
+        `Model.embed(images, flip=True)` gives them; after an evaluation with `{"flip": False}` without it.
+        """
         return self._point(far)["threshold"]
 
     @cached_property
