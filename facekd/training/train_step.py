@@ -26,6 +26,8 @@ from facekd.labels import labels_checked
 from facekd.training.freezing import drop_kept_gradients, set_training_mode, with_whole_backbone
 from facekd.training.optim import ema_decay, ema_update, set_learning_rate
 from facekd.training.state import TrainingState
+from facekd.utils.foreign import some_of
+from facekd.utils.wording import agreeing, counted
 
 
 def train_step(
@@ -49,7 +51,8 @@ def train_step(
         for each request whether any rank made it.
 
     Raises:
-        TrainingError: the loss or the gradient is not finite; raised before the weights change.
+        TrainingError: the loss or the gradient is not finite, or a parameter has none that others wait for; raised
+            before the weights change.
         InputError: a label that no class has; raised before the weights change.
     """
     config, optimizer, scaler = state.config, state.optimizer, state.scaler
@@ -60,6 +63,8 @@ def train_step(
     # Labels are checked here, on the host: a check on the device would make every pass wait for it.
     with labels_checked(batch.labels, state.dataset.num_classes), _drawn_classes(state, batch):
         losses = _accumulate_gradients(state, batch)
+        if state.world.size > 1:
+            _require_gradients(state)
 
         # Average the losses over the ranks. The requests travel with them: above 0 means that some rank made one.
         requests = losses.new_tensor([float(request) for request in stop_and_save_requests()])
@@ -158,6 +163,23 @@ def _accumulate_gradients(state: TrainingState, batch: Batch) -> torch.Tensor:
             state.scaler.scale(with_whole_backbone(state, losses[0])).backward()
         total += losses.detach()
     return total
+
+
+def _require_gradients(state: TrainingState) -> None:
+    """Raises TrainingError if a trained parameter has no gradient, where processes average those of all.
+
+    They have averaged only some of the others then, and torch would stop at the next step, in words about itself.
+    """
+    if all(p.grad is not None for group in state.optimizer.param_groups for p in group["params"]):
+        return
+    heads = {id(head.weight) for head in state.recognizer.sharded_heads}  # with partial FC, rows of it have one
+    parameters = state.recognizer.named_parameters()
+    found = [name for name, p in parameters if p.requires_grad and p.grad is None and id(p) not in heads]
+    raise TrainingError(
+        f"{counted(len(found), 'parameter')} of the network {agreeing(len(found), 'has', 'have')} no part in the loss "
+        f"({some_of(found)}), and processes that train together wait for the gradients of all: leave "
+        f"{agreeing(len(found), 'it', 'them')} out of the network, call requires_grad_(False), or train in one process"
+    )
 
 
 def _seed_step(state: TrainingState) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from facekd.embedder.onnx_models.input_arithmetic import InputArithmetic, read_i
 from facekd.embedder.onnx_models.preprocessing import resolve_preprocessing
 from facekd.embedder.onnx_models.session import (
     CALLS_OF_A_THREAD,
+    LONGEST_MESSAGE,
     Sessions,
     brief,
     face_detector_kind,
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
 
 MOST_VALUES = 1 << 28  # in one input, 1 GiB
 MOST_BELIEVED = 1 << 16  # values of an embedding that a file declares, and for which memory is taken unseen
+NO_MEMORY = re.compile("out of memory|failed to allocate|bad_?alloc", re.IGNORECASE)  # onnxruntime's and CUDA's words
 BATCH_CHECKED = 4  # images that show whether an embedding depends on its batch
 QUALITY_OUTPUT = "quality"  # name of an output with one number for each image, higher is better
 MOST_REWRITTEN = 1e-5  # relative error of embeddings that are computed in another form; rounding is 1e-6
@@ -370,7 +373,9 @@ class OnnxEmbedder:
             return [np.asarray(found) for found in session.run(outputs, {self._input_name: x})]
         except Exception as error:  # onnxruntime's exceptions share no narrower base
             message = f"{self.path}: onnxruntime fails on input {x.shape}: {brief(str(error))}"
-            raise ModelError(f"{message}{self._batch_advice(outputs, x)}") from error
+            is_full = NO_MEMORY.search(str(error)[:LONGEST_MESSAGE]) and len(x) > 1 and not self._pad
+            advice = "; give fewer images at once (--batch-size)" if is_full else self._batch_advice(outputs, x)
+            raise ModelError(f"{message}{advice}") from error
 
     def _to_input(self, images: np.ndarray) -> np.ndarray:
         """Makes the graph's input from images (B, S, S, 3): a full batch, in its layout and type."""

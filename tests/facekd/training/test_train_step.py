@@ -9,17 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from facekd.commands.config_files import parse_config
+from facekd.data.config import open_training_data
 from facekd.data.datasets import open_dataset
 from facekd.distributed import World
-from facekd.errors import InputError
+from facekd.errors import InputError, TrainingError
 from facekd.training.config import TrainConfig
 from facekd.training.config.distill_config import DistillConfig
 from facekd.training.distilling.build_distiller import build_distiller
 from facekd.training.distilling.distiller import Distiller
 from facekd.training.loop import make_run_loader
+from facekd.training.recognizer import build_recognizer
 from facekd.training.resume import save_state
 from facekd.training.state import TrainingState, build_state
 from facekd.training.train_step import train_step
@@ -122,3 +126,29 @@ def test_a_step_takes_the_images_that_were_sent_ahead(tiny_arguments: list[str],
             batch = batch._replace(images=torch.zeros_like(batch.images), on_device=sent)
         found.append(train_step(state, batch, 0.01)[0])
     assert found[0] == found[1]
+
+
+class WithASpareLayer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.used = nn.Linear(3 * 32 * 32, 16)
+        self.spare = nn.Linear(16, 2)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.used(images.flatten(1))
+
+
+def test_a_parameter_for_whose_gradient_others_would_wait_is_named(tmp_path: Path) -> None:
+    words = ["--data.train", "synthetic:6x6:1", "--data.image_size", "32", "--data.workers", "0", "--device", "cpu"]
+    words += ["--backbone.name", "module", "--backbone.embedding_size", "16", "--global_batch_size", "12"]
+    config = parse_config(TrainConfig, [*words, "--images", "24", "--output", str(tmp_path)], "", "")
+    dataset, world = open_training_data(config.data), World(0, 2, ALONE.device)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # the first of two, for itself
+    try:
+        state = build_state(config, world, dataset, 24, build_recognizer(config, world, dataset, WithASpareLayer()))
+        with pytest.raises(
+            TrainingError, match=r"2 parameters .* \(backbone\.module\.spare\.weight, .*spare\.bias\), and"
+        ):
+            train_step(state, next(iter(make_run_loader(state))), 0.1)
+    finally:
+        dist.destroy_process_group()

@@ -191,6 +191,20 @@ def test_a_gpu_that_onnxruntime_cannot_use_is_an_error_and_no_cpu(
     assert looked == ["for CUDA"]
 
 
+def test_a_full_gpu_is_no_graph_with_a_fixed_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = onnxruntime.InferenceSession.run
+
+    def of_a_full_gpu(session: Any, names: Any, inputs: dict[str, np.ndarray], *more: Any) -> Any:
+        if len(inputs["data"]) > 1:
+            raise RuntimeError("Failed to allocate memory for requested buffer of size 1073741824")
+        return run(session, names, inputs, *more)
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run", of_a_full_gpu)
+    embedder = OnnxEmbedder(write(tmp_path / "m.onnx"), image_size=8)
+    with pytest.raises(ModelError, match=r"size 1073741824; give fewer images at once \(--batch-size\)$"):
+        embedder.embed(np.zeros((2, 8, 8, 3), np.uint8))
+
+
 DETECTORS: dict[str, dict[str, list[int]]] = {
     "scrfd": {f"{size}_{step}": [3, size] for size in (1, 4, 10) for step in (8, 16, 32)},
     "scrfd without landmarks": {f"{size}_{step}": [3, size] for size in (1, 4) for step in (8, 16, 32)},
