@@ -148,8 +148,8 @@ def _given(names: Any = ("a/1.jpg", "b/1.jpg"), save: Callable[..., None] = np.s
 def _read_given(path: Path) -> Any:
     """Reads embeddings by name, as one for each image and as two; numpy's own reader finds the same."""
     given, places = read_named_embeddings(path, False)
-    content = path.read_bytes()  # np.load takes no archive behind other bytes, as zipfile does
-    with np.load(io.BytesIO(content[max(content.find(b"PK"), 0) :]), allow_pickle=False) as archive:
+    # np.load itself takes no archive behind other bytes; what it opens an archive with does, as zipfile does.
+    with np.lib.npyio.NpzFile(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
         names, expected = archive["names"], archive["embeddings"]
     assert len(names) == len(places) and sorted(places.values()) == list(range(len(places)))
     assert all(isinstance(name, str) for name in places)
