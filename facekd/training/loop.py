@@ -419,4 +419,4 @@ def deterministic_kernels(wanted: bool) -> Iterator[None]:
         ) from error
     finally:
         cudnn.benchmark, cudnn.deterministic = before[:2]
-        torch.set_deterministic_debug_mode(before[2])
+        torch.use_deterministic_algorithms(before[2] > 0, warn_only=before[2] == 1)  # torch.compile's setting as well

@@ -96,9 +96,9 @@ def open_session(file: OnnxFile, threads: int | None = None, device: str = "cpu"
     if device != "cpu" and gpu is None:
         raise ModelError(f"device is {device!r}; expected cpu, cuda or cuda:N for an ONNX file")
     if gpu is not None:
+        _load_cuda_libraries()
         if CUDA not in onnxruntime.get_available_providers():
             raise ModelError(f"device is {device!r} but this onnxruntime has no CUDA: {_cuda_remedy()}")
-        _load_cuda_libraries()
     on_gpu = [] if gpu is None else [(CUDA, {"device_id": gpu[1] or "0"})]
     providers = [*on_gpu, "CPUExecutionProvider"]
     if threads is not None and threads < 1:

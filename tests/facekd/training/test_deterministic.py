@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._inductor.config
 
 from facekd.checkpoints.checkpoint import load_checkpoint
 from facekd.errors import TrainingError
@@ -27,7 +28,8 @@ def no_setting_of_cublas(monkeypatch: pytest.MonkeyPatch) -> None:
 def settings() -> tuple[object, ...]:
     cudnn = torch.backends.cudnn
     mode = torch.get_deterministic_debug_mode()
-    return mode, cudnn.deterministic, cudnn.benchmark, os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+    compiled = getattr(torch._inductor.config, "deterministic", mode > 0)  # not in every torch
+    return mode, cudnn.deterministic, cudnn.benchmark, os.environ.get("CUBLAS_WORKSPACE_CONFIG"), compiled
 
 
 def run(config: TrainConfig, make_recognizer: Callable[..., Recognizer] = build_recognizer) -> list[tuple[object, ...]]:
@@ -43,8 +45,8 @@ def test_it_is_in_force_during_the_run_alone_and_recorded(
     before = settings()
     constant = {"schedule__name": "constant", "schedule__warmup_images": 0}
     config = tiny_config(images=12, deterministic="true", **constant)
-    assert run(config) == [(2, True, False, ":4096:8")]
-    assert settings()[:3] == before[:3]
+    assert run(config) == [(2, True, False, ":4096:8", True)]
+    assert (*settings()[:3], settings()[4]) == (*before[:3], before[4])
     assert load_checkpoint(config.output)["config"]["deterministic"] is True
     assert "fp32 on cpu, deterministic kernels" in capsys.readouterr().err
     # A run may go on without it, and then nothing is touched.
