@@ -193,6 +193,7 @@ def list_images(words: Sequence[str], lists: Sequence[Path] = ()) -> Images:
     """
     opened = {word: _open(word) for word in words}
     _tell_labels_apart(opened)
+    _name_people_of_several_folders(opened)
     parts = [part for word in words for part in opened[word]] + [_read_list(path) for path in lists]
     seen: set[str] = set()
     places: list[tuple[Images, int]] = []
@@ -241,6 +242,24 @@ def _tell_labels_apart(opened: Mapping[str, Sequence[Images]]) -> None:
     for word, parts in packs.items():
         for part in parts:
             part.people = [f"{word}:{label}" if label else "" for label in part.people]
+
+
+def _name_people_of_several_folders(opened: Mapping[str, Sequence[Images]]) -> None:
+    """Says which folders of one name count as one person: they may be somebody's, or 0001 of two sets."""
+    folders_of: dict[str, dict[str, None]] = {}
+    for word, parts in opened.items():
+        for part in parts if Path(word).is_dir() else ():
+            for name, person in zip(part.names, part.people, strict=True) if isinstance(part, ImageFiles) else ():
+                if person:
+                    folders_of.setdefault(person, {})[os.path.dirname(name)] = None  # noqa: PTH120
+    several = {person: folders for person, folders in folders_of.items() if len(folders) > 1}
+    if several:
+        person, folders = next(iter(several.items()))
+        print(
+            f"warning: {counted(len(several), 'person has', 'people have')} images in several folders of one name, "
+            f"which count as one person each: the first {shown(person)}, in {some_of(folders)}",
+            file=sys.stderr,
+        )
 
 
 def _list_folder(folder: Path) -> ImageFiles:

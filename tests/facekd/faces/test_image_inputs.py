@@ -31,6 +31,16 @@ def test_a_person_is_the_subfolder(here: Path, capsys: pytest.CaptureFixture[str
     assert "warning: in: left out: 1 file that is not an image (notes.txt)" in capsys.readouterr().err
 
 
+def test_folders_of_one_name_are_one_person_and_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    list_images(["in"])
+    assert "one person" not in capsys.readouterr().err
+    (here / "other" / "Ada").mkdir()
+    (here / "other" / "Ada" / "9.jpg").write_bytes(b"9")
+    assert sum(person == "Ada" for person in list_images(["in", "other"]).people) == 3
+    said = "1 person has images in several folders of one name, which count as one person each: the first Ada, in "
+    assert said + "in/Ada, other/Ada" in capsys.readouterr().err
+
+
 def test_records_and_packs_are_named_by_key_and_number(
     here: Path, write_records: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
