@@ -30,6 +30,7 @@ from facekd.errors import CheckpointError
 from facekd.head.class_scores import centre_columns
 from facekd.head.classifier import STATISTICS, LinearClassifier, MarginClassifier, build_classifier
 from facekd.head.config import HeadConfig
+from facekd.utils.alike_names import composed
 from facekd.utils.foreign import shown
 from facekd.utils.wording import agreeing, counted
 
@@ -301,14 +302,15 @@ def find_same_people(head: SharedHead, checkpoint: Checkpoint, dataset: FaceData
             f"{head.source}: damaged: it names {counted(len(stored), 'person')}, and its classifier has "
             f"{len(head.weight_CD):,}"
         )
-    row_of = {name: row for row, name in enumerate(stored)}
-    found = torch.tensor([row_of.get(name, -1) for name in wanted], dtype=torch.int64)
+    row_of = {composed(name): row for row, name in enumerate(stored)} | {name: row for row, name in enumerate(stored)}
+    rows = [row_of.get(name, row_of.get(composed(name), -1)) for name in wanted]
+    found = torch.tensor(rows, dtype=torch.int64)
     if (found < 0).all():
         raise CheckpointError(
             f"{head.source}: its classifier knows nobody of {dataset.name} by name (its first is {shown(stored[0])!r}, "
             f"theirs {shown(wanted[0])!r}). Leave out head.weights to start with fresh class centres"
         )
-    known = [name for name in wanted if name in row_of]
+    known = [name for name, row in zip(wanted, rows, strict=True) if row >= 0]
     if _are_numbers(known) and checkpoint.images_sha256 != stored_images_sha256(dataset):
         dataset.warnings.append(
             f"{head.source}: the {counted(len(known), 'person')} of {dataset.name} that its classifier knows "
