@@ -11,6 +11,7 @@ import numpy as np
 from facekd.embedder.checks import check_batch_size, check_finite, start_fingerprint
 from facekd.errors import ModelError
 from facekd.images.preprocessing import Preprocessing, fit_images
+from facekd.plugins import plugins_of
 from facekd.utils.gpu_driver import require_gpu
 from facekd.utils.wording import counted
 
@@ -74,13 +75,20 @@ class TorchEmbedder:
 
     @property
     def fingerprint(self) -> str:
-        """Hashes weights and preprocessing; anew at each access unless frozen, because they may be in training."""
+        """Hashes weights, preprocessing and the code of plug-ins; anew at each access unless frozen.
+
+        Otherwise the weights may be in training.
+        """
         import torch
 
         if self._fingerprint:
             return self._fingerprint
         digest = start_fingerprint(self.preprocessing, self.normalized, self.resize, str(self._autocast))
         digest.update(f"{type(self._module).__name__} {getattr(self._module, 'name', '')}".encode())
+        # Equal weights in other code of a plug-in give other embeddings.
+        names = {str(getattr(part, "name", "")) for part in self._module.modules()}
+        for entry in plugins_of(f"backbone {name}" for name in sorted(names)):
+            digest.update(entry["sha256"].encode())
         for name, value in self._module.state_dict().items():
             array = value.detach().cpu().contiguous()
             digest.update(f"{name} {array.dtype} {tuple(array.shape)}".encode())

@@ -114,6 +114,16 @@ def test_a_plugin_that_changed_is_a_warning(
     assert "warning: " in (said := capsys.readouterr().err) and "mine.py has " in said
 
 
+def test_embeddings_of_a_plugin_that_changed_are_other_embeddings(run: Path, write: Callable[..., Path]) -> None:
+    from facekd.embedder import open_embedder
+
+    fingerprints = [open_embedder(run).fingerprint for _ in range(2)]
+    forget()  # kept embeddings, thresholds and galleries go by it
+    plugins.load_plugin(str(write(PLAIN.read_text().replace("self.embedding(self", "-self.embedding(self"))))
+    fingerprints.append(open_embedder(run).fingerprint)
+    assert fingerprints[0] == fingerprints[1] != fingerprints[2]
+
+
 def test_a_margin_goes_through_training_and_its_range_is_checked(
     write: Callable[..., Path], tiny_arguments: list[str]
 ) -> None:
