@@ -112,6 +112,7 @@ def test_ranks_that_start_apart_are_refused(sharded: str, tmp_path: Path) -> Non
     assert main.returncode == 2 and b"must be the same on every machine" in errors, errors.decode()
 
 
+@pytest.mark.slow
 def test_an_error_of_every_rank_is_said_once(tmp_path: Path) -> None:
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     command = [sys.executable, *launcher, *TRAIN, *train_arguments(tmp_path / "run", "--head.margn", "1")]

@@ -62,7 +62,7 @@ def widen(small: Backbone, large: Backbone, block: int) -> None:
     [
         ("mobilefacenet", 1),
         ("mobilefacenet_0.45g", 2),  # groups of two channels in its stem
-        ("mobilefacenet_large", 1),
+        pytest.param("mobilefacenet_large", 1, marks=pytest.mark.slow),
         ("iresnet18", 1),
         ("ir_18", 1),
         ("resnet20", 1),

@@ -87,7 +87,7 @@ def losses(folder: Path, name: str = "loss") -> list[float]:
         pytest.param({"loss__embedding_cosine": 5}, marks=pytest.mark.slow),
         pytest.param({"loss__ce": 0, "loss__embedding_l2": 1}, marks=pytest.mark.slow),
         {"loss__rkd_distance": 25, "loss__rkd_angle": 50, "loss__sp": 10},
-        {"loss__crd": 0.8},
+        pytest.param({"loss__crd": 0.8}, marks=pytest.mark.slow),
         pytest.param({"loss__ce": 0, "loss__arcdistill": 1}, marks=pytest.mark.slow),
         {"loss__ce": 0, "loss__adadistill": 1},
         pytest.param({"loss__ce": 0, "loss__simkd": 1}, marks=pytest.mark.slow),
@@ -202,6 +202,7 @@ def _save_until(state: Any, images: int, calls: Any, *rest: Any) -> None:
         save_state(state, *rest)
 
 
+@pytest.mark.slow
 def test_the_projection_costs_deployment_nothing(tiny_arguments: list[str], teacher: Path, tmp_path: Path) -> None:
     for name in ("mobilefacenet", "iresnet18"):
         arguments = [*tiny_arguments, "--backbone.name", name, "--output", str(tmp_path / name), "--share", "1"]
@@ -324,6 +325,7 @@ def test_diagnostics_are_those_of_the_models_left_behind(distil: Distil, teacher
     assert "embedding_cosine" not in found and not (folder / "diagnostics.png").exists()  # 16 against 24 numbers
 
 
+@pytest.mark.slow
 def test_diagnostics_that_a_kill_prevented_are_made_by_the_same_command(distil: Distil) -> None:
     options = {"backbone__embedding_size": 24, "loss__kl": 1, "images": 36, "diagnostics": "true"}
     folder = distil("killed", **options)
@@ -348,6 +350,7 @@ def without_times(log: bytes) -> list[dict[str, Any]]:
     return [{key: value for key, value in entry.items() if key not in ("time", "seconds")} for entry in entries]
 
 
+@pytest.mark.slow
 def test_diagnostics_are_drawn_where_sizes_agree_and_can_be_turned_off(distil: Distil) -> None:
     folder = distil(backbone__embedding_size=24, loss__kl=1, diagnostics="true")
     (found,) = read_log(folder, "agreement")

@@ -32,6 +32,7 @@ def state(tiny_config: Callable[..., TrainConfig]) -> TrainingState:
     return state
 
 
+@pytest.mark.slow
 def test_values_of_other_kinds_end_in_a_sentence(state: TrainingState, monkeypatch: pytest.MonkeyPatch) -> None:
     path = restore_latest(state)
     assert path is not None

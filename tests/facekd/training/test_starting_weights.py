@@ -133,6 +133,7 @@ def test_a_student_of_the_family_is_told_that_it_could_be_a_part_of_its_teacher(
     assert all("advice" not in lines(*words) for words in (*others, chosen, refused))
 
 
+@pytest.mark.slow
 def test_whatever_the_teacher_is_advice_does_not_end_a_run(
     trained: Path, tiny_config: Configure, tmp_path: Path
 ) -> None:
@@ -167,6 +168,7 @@ def test_a_student_that_is_no_part_of_its_teacher_is_refused(trained: Path, tiny
         tiny_config(backbone__select_weights=True)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_does_not_read_them(trained: Path, tiny_config: Configure, tmp_path: Path) -> None:
     source = tmp_path / "source"
     shutil.copytree(trained, source)

@@ -554,6 +554,7 @@ def test_validators_are_called_logged_and_choose_the_best(tiny_config: Configure
     assert (best["training"]["images_seen"], best["training"]["best_accuracy"]) == (96, 0.9)
 
 
+@pytest.mark.slow
 def test_the_best_of_another_validation_is_not_kept_for_ever(
     tiny_config: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

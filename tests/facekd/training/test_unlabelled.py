@@ -100,6 +100,7 @@ def test_a_run_resumes_and_notices_other_images(distil: Distil, photos: Path, tm
         distil("parts", data__train=moving, schedule__name="constant", images=144)
 
 
+@pytest.mark.slow
 def test_a_cached_teacher_equals_the_live_one(distil: Distil, photos: Path, teacher: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     assert cache_teacher([str(teacher), "--data", str(photos), "--unlabelled", "--output", str(cache)]) == 0
@@ -118,6 +119,7 @@ def test_a_pack_in_which_everyone_has_one_label(distil: Distil, tiny_faces: Path
     assert open_dataset(tmp_path / "train.rec", 32, unlabelled=True).warnings == []
 
 
+@pytest.mark.slow
 def test_bad_images_are_skipped_or_named(distil: Distil, photos: Path, tmp_path: Path) -> None:
     shutil.copytree(photos, tmp_path / "bad")
     (tmp_path / "bad" / "2024" / "summer" / "broken.jpg").write_bytes(b"no image")

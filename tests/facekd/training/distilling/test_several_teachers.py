@@ -58,6 +58,7 @@ def losses(folder: Path) -> list[float]:
     return [entry["loss"] for entry in read_log(folder, "train")]
 
 
+@pytest.mark.slow
 def test_a_student_learns_from_the_mean_of_two(distil: Distil, teachers: Path) -> None:
     options = ("--loss.ce", "0", "--loss.embedding_cosine", "5", "--images", "72", "--diagnostics", "false")
     live, cached = ("--teacher", str(teachers / "a.pt")), ("--teacher", str(teachers / "b.cache"))
