@@ -114,18 +114,21 @@ def read_lst_and_kind(path: Path) -> tuple[list[ListedImage], str]:
                 "`aligned path label` (InsightFace) or `index label path` (im2rec)"
             )
         # A name is never a number, so every line shows the kind.
-        found = "im2rec" if _is_number(columns[1]) else "insightface"
-        name, label = (columns[-1], columns[1]) if found == "im2rec" else (columns[1], columns[2])
+        second = real_number(columns[1])
+        if second is None:
+            found, name, label, value = "insightface", columns[1], columns[2], real_number(columns[2])
+        else:
+            found, name, label, value = "im2rec", columns[-1], columns[1], second
         if found != (kind := kind or found):
             raise DataError(
                 f"{path}, line {number}: has the columns `{LST_COLUMNS[found]}`, and the lines before "
                 f"`{LST_COLUMNS[kind]}`; make them alike"
             )
         # Labels are whole numbers, though they may be written as 3.0.
-        if not _is_number(label) or float(label) < 0 or not float(label).is_integer():
+        if value is None or value < 0 or not value.is_integer():
             raise DataError(f"{path}, line {number}: label '{shown(label)}' of {shown(name)} is no whole number from 0")
-        value = check_label(int(float(label)), f"{path}, line {number}", name)
-        images.append(ListedImage(name, value, int(columns[0]) if found == "im2rec" and _is_key(columns[0]) else None))
+        key = int(columns[0]) if found == "im2rec" and _is_key(columns[0]) else None
+        images.append(ListedImage(name, check_label(int(value), f"{path}, line {number}", name), key))
     if not images:
         raise DataError(f"{path} lists no images")
     return images, str(kind)
@@ -227,10 +230,6 @@ def renumber(images: list[ListedImage]) -> list[ListedImage]:
 def _is_key(text: str) -> bool:
     text = text.strip(" ")
     return text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS
-
-
-def _is_number(text: str) -> bool:
-    return real_number(text) is not None
 
 
 def names_from_lst(pack: RecordPack, lst_path: Path) -> list[str]:
