@@ -162,17 +162,7 @@ def open_teacher(
         # A cache is computed in full precision, and its fingerprint says so; an ONNX file has its own precision.
         is_autocast = not teacher.cache and not is_onnx_file(Path(teacher.model))
         options: dict[str, Any] = {"autocast": autocast} if is_autocast else {}
-        embedder = open_embedder(
-            teacher.model,
-            mean=teacher.mean,
-            std=teacher.std,
-            color=teacher.color,
-            device=str(device),
-            resize=teacher.resize,
-            output=teacher.embedding_output or None,
-            rewrite_prelu=teacher.rewrite_prelu or None,
-            **options,
-        )
+        embedder = _open_model(teacher, device=str(device), resize=teacher.resize, **options)
         report_preprocessing(teacher.model, embedder)
 
     # A cache is used instead of the model; a model must take the student's images.
@@ -190,6 +180,24 @@ def open_teacher(
         return dataset.describe(int(sampler.indices_at(np.array([position]))[0]))
 
     return LiveTeacher(embedder, describe, images_per_call)
+
+
+def _open_model(teacher: TeacherConfig, **options: Any) -> TorchEmbedder | OnnxEmbedder:
+    """Opens the model that a config names, with what the config says of its input and output."""
+    return open_embedder(
+        teacher.model,
+        mean=teacher.mean,
+        std=teacher.std,
+        color=teacher.color,
+        output=teacher.embedding_output or None,
+        rewrite_prelu=teacher.rewrite_prelu or None,
+        **options,
+    )
+
+
+def fingerprints_in_full_precision(teacher: TeacherConfig) -> set[str]:
+    """Returns the fingerprints that the model of a config has for `facekd rebuild-head`, which may resize images."""
+    return {_open_model(teacher, resize=resize).fingerprint for resize in (False, True)}
 
 
 def teacher_fingerprint(embedder: str, head: SharedHead | None) -> str:

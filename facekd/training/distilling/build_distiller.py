@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from facekd.checkpoints.shared_head import SharedHead, load_shared_head
+from facekd.checkpoints.shared_head import SharedHead, load_shared_head, read_classifier, require_same_people
 from facekd.data.datasets import FaceDataset
 from facekd.data.loading.sampler import PositionSampler
 from facekd.distillation.contrastive import ContrastiveDistillation
@@ -21,7 +21,7 @@ from facekd.errors import TeacherError
 from facekd.head.classifier import build_classifier
 from facekd.teacher.config import TeacherConfig
 from facekd.teacher.mean_teacher import MeanTeacher, joined_fingerprint
-from facekd.teacher.teacher import open_teacher, teacher_fingerprint
+from facekd.teacher.teacher import fingerprints_in_full_precision, open_teacher, teacher_fingerprint
 from facekd.training.config.distill_config import DistillConfig
 from facekd.training.distilling.distiller import Distiller, Embedder, Head, Objective, StudentParts, TeacherParts
 from facekd.training.recognizer import make_backbone
@@ -50,7 +50,7 @@ def build_distiller(
     teachers = _open_teachers(config, world, dataset, sampler) if loss.needs(Need.TEACHER_EMBEDDING) else []
     teacher = teachers[0] if teachers else None
     is_borrower = config.head.kind == "linear" and not loss.needs(Need.OWN_HEAD)
-    shared = _load_teacher_head(config, dataset) if loss.needs(Need.TEACHER_HEAD) or is_borrower else None
+    shared = _load_teacher_head(config, dataset, teacher) if loss.needs(Need.TEACHER_HEAD) or is_borrower else None
     teacher_head = None
     if shared is not None:  # the teacher's bias and sub-centres stay as they are, whatever the head section says
         _check_moving_centres(config, shared)
@@ -176,8 +176,10 @@ def _check_moving_centres(config: DistillConfig, shared: SharedHead) -> None:
         )
 
 
-def _load_teacher_head(config: DistillConfig, dataset: FaceDataset) -> SharedHead:
+def _load_teacher_head(config: DistillConfig, dataset: FaceDataset, teacher: Embedder | None) -> SharedHead:
     """Loads the teacher's classifier from teacher.head, else from teacher.model.
+
+    Adds a warning to the data where it was rebuilt from another model than the teacher, whose embeddings it would take.
 
     Raises:
         TeacherError: an ONNX file, which has no classifier.
@@ -188,4 +190,14 @@ def _load_teacher_head(config: DistillConfig, dataset: FaceDataset) -> SharedHea
             f"{source} is a backbone without a classifier, and {config.effective_loss} need one: set teacher.head to "
             f"what `facekd rebuild-head {source} --data {config.data.train} --output head.pt` writes"
         )
-    return load_shared_head(source, dataset)
+    head, checkpoint = read_classifier(source)
+    require_same_people(head, checkpoint, dataset)
+    made_of = checkpoint.teacher_fingerprint if checkpoint.backbone is None else None
+    is_other = teacher is not None and made_of not in (None, "", teacher.fingerprint)
+    if is_other and not (config.teacher.model and made_of in fingerprints_in_full_precision(config.teacher)):
+        dataset.warnings.append(
+            f"{source}: was rebuilt from the embeddings of another file or preprocessing than "
+            f"{config.teacher.model or config.teacher.cache}: if that is another network, what is learnt through this "
+            "classifier is noise; rebuild it from the teacher by `facekd rebuild-head`"
+        )
+    return head

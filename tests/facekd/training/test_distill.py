@@ -23,6 +23,7 @@ from facekd.distributed import World
 from facekd.embedder import open_embedder
 from facekd.errors import CheckpointError, ConfigError, DataError, TeacherError
 from facekd.teacher.cache import write_teacher_cache
+from facekd.teacher.rebuild_head import main as rebuild_head
 from facekd.training.config import TrainConfig
 from facekd.training.config.distill_config import DistillConfig
 from facekd.training.distill import main
@@ -252,6 +253,25 @@ def test_a_teacher_and_a_head_of_two_models_are_refused(distil: Distil, tiny_con
     train(other, ALONE)
     with pytest.raises(TeacherError, match=r"embeddings of 24, teacher\.head takes 16"):
         distil(share=1, loss__kl=1, teacher__head=other.output)
+
+
+def test_a_head_rebuilt_from_another_model_is_warned_of(
+    tiny_arguments: list[str], teacher: Path, tiny_faces: Path, tmp_path: Path
+) -> None:
+    content = load_checkpoint(teacher)
+    name = next(name for name in content["backbone"] if name.endswith("weight"))
+    content["backbone"][name] = content["backbone"][name] * 1.5
+    save_checkpoint(tmp_path / "other.pt", content)
+    warned = {}
+    for model in (teacher, tmp_path / "other.pt"):
+        head = tmp_path / f"head_{model.stem}.pt"
+        assert rebuild_head([str(model), "--data", str(tiny_faces), "--output", str(head)]) == 0
+        # In half precision the teacher has another fingerprint than the one that the head was made with.
+        words = ["--teacher.model", str(teacher), "--teacher.head", str(head), "--loss.kl", "1", "--precision", "bf16"]
+        dataset = open_dataset(tiny_faces, 32)
+        build_distiller(parse_config(DistillConfig, [*tiny_arguments, *words], "", ""), ALONE, dataset)
+        warned[model] = "was rebuilt from the embeddings of another file" in " ".join(dataset.warnings)
+    assert warned == {teacher: False, tmp_path / "other.pt": True}
 
 
 def test_another_teacher_is_refused_on_resume(distil: Distil, tiny_config: Any, tmp_path: Path) -> None:
