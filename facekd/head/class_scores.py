@@ -200,7 +200,8 @@ class ProductGradients:
             return
         target_nD = self._columns[number][classes]
         if half is None and target_nD.dtype == grad_Rn.dtype:
-            weight_nD = torch.mm(operand_Rn.T, self.student_RD, out=target_nD)
+            torch.mm(operand_Rn.T, self.student_RD, out=target_nD)
+            weight_nD = target_nD
         else:
             weight_nD = _half_product(operand_Rn.T, self.student_RD.to(operand_Rn.dtype), grad_Rn.dtype)
         # A cosine does not change with the centre's length: take the radial part of the gradient away.
@@ -215,7 +216,7 @@ class ProductGradients:
             weight_nD.addcmul_(centre_nD, radial_n[:, None], value=-1)
         if self.world_size > 1:
             weight_nD.div_(self.world_size)
-        if weight_nD.data_ptr() != target_nD.data_ptr():
+        if weight_nD is not target_nD:
             target_nD.copy_(weight_nD)
 
 
