@@ -18,7 +18,7 @@ from evaluation.robustness.plan import SIDES, Comparisons, Sides
 from evaluation.sets.embedding_cache import embed_pair_set
 from evaluation.sets.preprocessing_trials import WAYS
 from facekd.embedder import Embedder
-from facekd.embedder.described_model import open_described_model
+from facekd.embedder.model_options import open_as_told
 from facekd.errors import ModelError
 from facekd.utils.progress import track
 from facekd.verification import wilson_interval
@@ -145,7 +145,7 @@ def _measure_controls(
             wrong[f"normalised as {way}"] = {"mean": mean, "std": std}
     for name, changes in track(wrong.items(), "wrong preprocessings", len(wrong)):
         try:
-            other = open_described_model(path, argparse.Namespace(**{**vars(options), **changes}))[0]
+            other = open_as_told(path, argparse.Namespace(**{**vars(options), **changes}))
             changed = embed_pair_set(other, compared.clean_images(), settings.flip, settings.cache, show_progress=False)
         except ModelError as error:
             controls.append({"name": name, "degraded": None, "problem": str(error)})

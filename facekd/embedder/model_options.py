@@ -90,6 +90,11 @@ def open_model(path: str, arguments: argparse.Namespace, resize: bool | None = N
     return embedder
 
 
+def open_as_told(path: str, options: argparse.Namespace) -> Embedder:
+    """Opens a model as `open_model` does and prints nothing, for preprocessings that are known to be wrong."""
+    return _open(path, options, None, options.batch_size, options.threads)
+
+
 def open_fastest_model(path: str, arguments: argparse.Namespace) -> Embedder:
     """Opens a model as `open_model` does, without resizing, and finds a fast batch size for it if none is given.
 

@@ -10,7 +10,7 @@ Shapes: B images, D embedding values, S image size in pixels.
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from facekd.embedder.interface import GivenPreprocessing
 from facekd.embedder.onnx_models.embedder import OnnxEmbedder
 from facekd.embedder.torch_embedder import TorchEmbedder
 from facekd.errors import ModelError
+from facekd.images.preprocessing import overridden
 
 
 def open_embedder(
@@ -64,8 +65,11 @@ def open_embedder(
     if image_size not in (None, preprocessing.image_size):
         raise ModelError(f"{path}: the backbone takes images of {preprocessing.image_size} pixels, not {image_size}")
     changes = {"mean": mean, "std": std, "color": color}
+    remarks = overridden(changes, asdict(preprocessing))
     preprocessing = replace(preprocessing, **{name: value for name, value in changes.items() if value is not None})
-    return TorchEmbedder(module, preprocessing, device=device, batch_size=batch_size, frozen=True, **given)
+    embedder = TorchEmbedder(module, preprocessing, device=device, batch_size=batch_size, frozen=True, **given)
+    embedder.remarks = remarks
+    return embedder
 
 
 def _check_options(path: Path, given: dict[str, Any], known: set[str], kind: str) -> None:

@@ -39,7 +39,12 @@ class TorchEmbedder:
         resize: resize images of another size instead of refusing them.
         frozen: nobody trains the module any more. On a CPU, in 32 bits, a copy then runs whose batch normalisations are
             folded into the convolutions before them, which is a tenth faster; embeddings are the same up to rounding.
+
+    Attributes:
+        remarks: what its user should know, one sentence each.
     """
+
+    remarks: tuple[str, ...] = ()
 
     def __init__(
         self,

@@ -111,6 +111,29 @@ def parse_metadata(name: str, text: str) -> Any:
         ) from error
 
 
+def overridden(given: Mapping[str, Any], recorded: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns a sentence for each field that is given otherwise than it is recorded with a model.
+
+    Args:
+        given: fields of `Preprocessing`; None for one that is not given.
+        recorded: those that the model's file says, or text of `metadata_props`, which may be damaged.
+    """
+    found = []
+    for name, value in given.items():
+        if value is None or name not in recorded:
+            continue
+        try:
+            own = recorded[name]
+            own = parse_metadata(name, own) if isinstance(own, str) else own
+            pair = [_three_numbers(name, one) for one in (value, own)] if name in ("mean", "std") else [value, own]
+        except ModelError:
+            continue
+        if pair[0] != pair[1]:
+            ours, theirs = (in_short(one) if isinstance(one, tuple) else shown(one) for one in pair)
+            found.append(f"{name} {ours} is given, and the file records {theirs}")
+    return tuple(found)
+
+
 def fit_images(images: np.ndarray, size: int, resize: bool) -> np.ndarray:
     """Returns images as uint8 (B, size, size, 3); scales those of another size if `resize` is set.
 
@@ -163,6 +186,12 @@ def _three_numbers(name: str, value: Any) -> tuple[float, float, float]:
     if len(numbers) != 3 or not all(abs(number) <= LARGEST_LEVEL for number in numbers):  # NaN is no number, either
         raise ModelError(f"{name} is {_shown(value)}: expected one number, or three (R, G, B) in units of 0..255")
     return (numbers[0], numbers[1], numbers[2])
+
+
+def in_short(values: tuple[float, ...]) -> str:
+    """Writes the mean or std of the three channels, as one number where they are equal."""
+    texts = [f"{value:g}" for value in values]
+    return texts[0] if len(set(texts)) == 1 else ", ".join(texts)
 
 
 def _shown(value: Any) -> str:

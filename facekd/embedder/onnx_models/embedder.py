@@ -9,7 +9,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,7 @@ from facekd.embedder.onnx_models.session import (
 from facekd.embedder.sidecar import add_to_given, read_sidecar, sidecar_path
 from facekd.errors import ModelError
 from facekd.files.reading import sha256_of_file
-from facekd.images.preprocessing import Preprocessing, fit_images
+from facekd.images.preprocessing import Preprocessing, fit_images, overridden
 from facekd.utils.foreign import LONGEST_NAME, MAX_DIMENSIONS, shown
 from facekd.utils.processes.ordered_work import in_order
 from facekd.utils.wording import counted
@@ -131,7 +131,7 @@ class OnnxEmbedder:
         self._sessions = Sessions(file, threads, device)
         _refuse_other_purposes(file, self._sessions.alone)
         self._files, self.metadata = file.files, file.metadata
-        sidecar = read_sidecar(file)
+        sidecar, asked = read_sidecar(file), dict(given)
         add_to_given(given, sidecar)
         self.normalized: bool = self.metadata.get("normalized", "false").lower() == "true"
 
@@ -144,6 +144,9 @@ class OnnxEmbedder:
             given, self.metadata, declared_size, arithmetic, self.path, self.known and self.known.preprocessing
         )
         self._check_input(declared_size)
+        published = asdict(self.known.preprocessing) if self.known and self.known.preprocessing else {}
+        recorded = {**published, **self.metadata, **(asdict(sidecar.preprocessing) if sidecar else {})}
+        self.remarks = (*overridden(asked, recorded), *self.remarks)
         if sidecar is not None:
             basis = f"{sidecar_path(self.path).name} says how it is used: {shown(sidecar.basis)}"
             self.remarks = (basis, *self.remarks)

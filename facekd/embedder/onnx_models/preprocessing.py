@@ -10,7 +10,7 @@ import numpy as np
 
 from facekd.embedder.onnx_models.input_arithmetic import TAKEN_AS, InputArithmetic
 from facekd.errors import ModelError
-from facekd.images.preprocessing import DEFAULTS, Preprocessing, parse_metadata
+from facekd.images.preprocessing import DEFAULTS, Preprocessing, in_short, parse_metadata
 from facekd.utils.foreign import shown
 
 # Mean and std outside the graph that give it what it takes.
@@ -108,7 +108,7 @@ def _remarks(arithmetic: InputArithmetic, preprocessing: Preprocessing, said: st
     # What the graph does, and what is done outside.
     if arithmetic.is_plain:
         return ()
-    outside = f"mean {_shown(preprocessing.mean)} and std {_shown(preprocessing.std)}"
+    outside = f"mean {in_short(preprocessing.mean)} and std {in_short(preprocessing.std)}"
     remarks = []
     wanted = OUTSIDE.get(arithmetic.takes)
     if arithmetic.problem:
@@ -131,8 +131,3 @@ def _remarks(arithmetic: InputArithmetic, preprocessing: Preprocessing, said: st
     elif arithmetic.reverses and not (has_color or arithmetic.color):
         remarks.append("warning: the graph reverses the channels; give --color bgr if it takes BGR images, else rgb")
     return tuple(remarks)
-
-
-def _shown(values: tuple[float, ...]) -> str:
-    texts = [f"{value:g}" for value in values]
-    return texts[0] if len(set(texts)) == 1 else ", ".join(texts)

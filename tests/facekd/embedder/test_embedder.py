@@ -192,6 +192,11 @@ def test_flags_override_a_checkpoint_where_they_can(run_folder: Path) -> None:
     embedder = open_embedder(run_folder, color="rgb", std=128, normalize=True, batch_size=2)
     assert embedder.preprocessing == Preprocessing(IMAGENET["mean"], 128, "rgb", 32)  # type: ignore[arg-type]
     assert embedder.normalized
+    said = (
+        "std 128 is given, and the file records 58.395, 57.12, 57.375",
+        "color rgb is given, and the file records bgr",
+    )
+    assert embedder.remarks == said and open_embedder(run_folder, color="bgr", mean=IMAGENET["mean"]).remarks == ()
     assert open_embedder(run_folder, image_size=32).preprocessing.image_size == 32
     with pytest.raises(ModelError, match="takes images of 32 pixels, not 112"):
         open_embedder(run_folder, image_size=112)

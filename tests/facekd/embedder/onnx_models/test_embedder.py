@@ -181,6 +181,14 @@ def test_records_are_read_back_and_flags_override_them(tmp_path: Path) -> None:
     assert overridden.preprocessing == Preprocessing((0, 0, 0), (255, 255, 255), "bgr", SIZE)
 
 
+def test_what_is_given_otherwise_than_recorded_is_said(tmp_path: Path) -> None:
+    recorded = Preprocessing((127.5,) * 3, (128.0,) * 3, "rgb", SIZE)
+    path = write_model(tmp_path / "m.onnx", metadata=recorded.to_metadata())
+    assert OnnxEmbedder(path, mean=127.5, std=[128, 128, 128], color="rgb", image_size=SIZE).remarks == ()
+    said = ("mean 0 is given, and the file records 127.5", "color bgr is given, and the file records rgb")
+    assert OnnxEmbedder(path, mean=0, color="bgr").remarks == said
+
+
 @settings(max_examples=50)
 @given(
     mean=st.tuples(*[st.floats(-300, 300)] * 3),
