@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from evaluation.sets.embedding_rows import NpyRows, halves_agree
 from facekd.errors import DataError, InputError
+from facekd.faces.gallery import is_gallery, read_gallery
 from facekd.files.npy_files import read_npz
 from facekd.files.reading import sha256_of_file
 from facekd.files.unchanged import unchanged
@@ -24,11 +25,15 @@ from facekd.utils.wording import counted
 
 @dataclass(frozen=True)
 class GivenEmbeddings:
-    """Holds embeddings (M, D), those of the mirror images if there are any, and their entry in results.json."""
+    """Holds embeddings (M, D), those of the mirror images if there are any, and their entry in results.json.
+
+    `has_mirror_inside` says that they are added already, as in a gallery of `facekd embed --flip`.
+    """
 
     plain: np.ndarray
     mirrored: np.ndarray | None
     about: dict[str, Any]
+    has_mirror_inside: bool = False
 
     def compared(self, flip: bool | None, rows: np.ndarray | slice = slice(None)) -> tuple[np.ndarray, bool]:
         """Returns the embeddings to compare, and whether those of the mirror images are added.
@@ -38,8 +43,14 @@ class GivenEmbeddings:
             rows: which rows, in which order; by default all.
 
         Raises:
-            InputError: they are to be added, and there are none.
+            InputError: they are to be added, and there are none; or not, and they are inside.
         """
+        if self.has_mirror_inside:
+            if flip is False:
+                raise InputError(
+                    f"--no-flip: {self.about['path']} was embedded with the mirror images; embed again with --no-flip"
+                )
+            return self.plain[rows], True
         if flip and self.mirrored is None:
             raise InputError(
                 f"--flip: {self.about['path']} holds no embeddings of mirror images; leave --flip out, or give rows of "
@@ -116,7 +127,9 @@ def _read_named(path: Path, holds_flipped: bool | None) -> tuple[GivenEmbeddings
         raise DataError(f"{path}: rows of {counted(width, 'value')} cannot be two embeddings of equal size")
     half = width // 2 if holds_flipped else width
     mirrored = rows[:, half:] if holds_flipped else None
-    return _given(path, rows[:, :half], mirrored, rows.shape, rows.dtype), places
+    given = _given(path, rows[:, :half], mirrored, rows.shape, rows.dtype)
+    is_inside = mirrored is None and is_gallery(path) and read_gallery(path).origin.flip
+    return replace(given, has_mirror_inside=is_inside), places
 
 
 def rows_by_name(places: dict[str, int], wanted: Sequence[str], path: str | os.PathLike[str]) -> np.ndarray:

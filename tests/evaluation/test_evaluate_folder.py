@@ -19,6 +19,8 @@ from evaluation.evaluate_folder import main
 from evaluation.results.page import FILES
 from evaluation.sets.face_folder import FaceFolder
 from facekd.errors import FacekdError
+from facekd.faces.gallery import Gallery, Origin, write_gallery
+from facekd.images.preprocessing import Preprocessing
 from facekd.verification import equal_error_rate, tar_at_far
 from tests.evaluation.conftest import SIZE, quarters
 
@@ -352,6 +354,24 @@ def test_given_embeddings_give_what_the_model_gave(tmp_path: Path, model: Path) 
     found = given(tmp_path, people, tmp_path / "given", names, plain, "--no-embeddings-flipped")
     assert found["protocol"] == results(tmp_path / "out")["protocol"] and found["protocol"]["flip"] is False
     assert found["tar_at_far"] == results(tmp_path / "out")["tar_at_far"]
+
+
+def test_a_gallery_says_whether_the_mirror_images_are_in_its_embeddings(tmp_path: Path) -> None:
+    names = [f"p{person}/{number}.png" for person in range(2) for number in range(2)]
+    for name in names:
+        write(tmp_path / "people", name, face(0, 0))
+    rows, unknown = np.eye(4, 5, dtype=np.float32), np.full((4, 5, 2), np.nan, np.float32)
+    texts = np.array(names), np.full(4, "")
+    for flip in (False, True):
+        origin = Origin("m.onnx", "fingerprint", Preprocessing(image_size=SIZE), flip=flip)
+        arrays = (rows, np.ones(4, np.float32), *texts, unknown[:, :4, 0], unknown, unknown[:, 0, 0])
+        write_gallery(tmp_path / "g.npz", Gallery(*arrays, origin))
+        words = ["--embeddings", str(tmp_path / "g.npz"), "--images", str(tmp_path / "people"), "--bootstrap", "0"]
+        assert main([*words, "--output", str(tmp_path / "out"), "--no-report"]) == 0
+        protocol = results(tmp_path / "out")["protocol"]
+        assert protocol["flip"] is flip and ("f(x) + f(mirrored x)" in protocol["text"]) == flip
+    with pytest.raises(FacekdError, match=r"--no-flip: .*g\.npz was embedded with the mirror images"):
+        main([*words, "--output", str(tmp_path / "out"), "--no-flip"])
 
 
 def test_given_embeddings_are_searched_by_their_whole_names(tmp_path: Path) -> None:
