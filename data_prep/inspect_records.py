@@ -13,7 +13,7 @@ import numpy as np
 
 from data_prep.inspection.contact_sheet import choose_images, draw_contact_sheet, write_png
 from data_prep.inspection.findings import list_duplicates, look_at_identities, require_own_lists
-from data_prep.inspection.image_quality import confirmed, measure_quality, near_duplicates
+from data_prep.inspection.image_quality import among_text, confirmed, measure_quality, near_duplicates
 from data_prep.inspection.page import write_report
 from data_prep.inspection.record_summary import summarize
 from facekd.commands.command_line import COSINE, SEED, THREADS, CommandParser, whole_number
@@ -105,8 +105,9 @@ def _look_closer(arguments: argparse.Namespace, pack: RecordPack, summary: dict[
     usable = np.flatnonzero(quality.is_usable)
     duplicates = images[usable[near_duplicates(quality.hashes[usable])]].reshape(-1, 2)
     duplicates = confirmed(pack, duplicates)
-    listed = list_duplicates(folder, pack, duplicates)
-    print(f"{'near duplicates:':<24} {counted(len(duplicates), 'pair')}: {listed}")
+    among = among_text(len(images), pack.num_images)
+    listed = list_duplicates(folder, pack, duplicates, among)
+    print(f"{'near duplicates:':<24} {counted(len(duplicates), 'pair')}{among}: {listed}")
 
     # What a model or its embeddings say of the labels.
     has_faces = arguments.model is not None or arguments.embeddings is not None

@@ -41,11 +41,14 @@ def require_own_lists(folder: Path) -> None:
         require_own(folder / name, "facekd data inspect", [PACK_MARK.encode()])
 
 
-def list_duplicates(folder: Path, pack: RecordPack, duplicates: np.ndarray) -> Path:
-    """Writes `duplicates.tsv`, which drops the later image of each pair; returns its path."""
+def list_duplicates(folder: Path, pack: RecordPack, duplicates: np.ndarray, among: str) -> Path:
+    """Writes `duplicates.tsv`, which drops the later image of each pair; returns its path.
+
+    `among` is what `among_text` says.
+    """
     labels, keys = pack.labels(), pack.image_keys
     path = folder / DUPLICATES
-    comments = ("near duplicates: drop KEY  the key it repeats  its label  the label of that",)
+    comments = (f"near duplicates{among}: drop KEY  the key it repeats  its label  the label of that",)
     later = {int(second): int(first) for first, second in duplicates[::-1].tolist()}
     rows = [
         ("drop", keys[second], keys[first], labels[second], labels[first]) for second, first in sorted(later.items())

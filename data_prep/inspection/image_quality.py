@@ -13,6 +13,7 @@ from facekd.errors import FacekdError
 from facekd.images.decoding import decode_rgb
 from facekd.utils.processes.ordered_work import in_order
 from facekd.utils.progress import track
+from facekd.utils.wording import counted
 
 HASH_SIDE = 8
 HASHED_SIDE = 32
@@ -75,6 +76,13 @@ def measure_quality(pack: RecordPack, images: np.ndarray, workers: int) -> Quali
             if found is not None:
                 columns[:, row], hashes[row], is_usable[row] = found[:3], found[3], True
     return Quality(images, columns[0], columns[1], columns[2], hashes, is_usable)
+
+
+def among_text(num_measured: int, num_images: int) -> str:
+    """Says among how many images was looked, if not among all; to be put behind what was found."""
+    if num_measured == num_images:
+        return ""
+    return f" among {num_measured:,} of {counted(num_images, 'image')} (--check looks among all)"
 
 
 def jpeg_quality(content: bytes) -> float:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data_prep.inspection.contact_sheet import Row, choose_images, draw_contact_sheet
-from data_prep.inspection.image_quality import Quality
+from data_prep.inspection.image_quality import Quality, among_text
 from facekd.commands.command_line import command_text
 from facekd.data.datasets.record_pack import RecordPack
 from facekd.images.encoding import encode_png
@@ -72,7 +72,7 @@ def write_report(
         histograms=_histograms(
             measures, f"{int(quality.is_usable.sum()):,} of {counted(pack.num_images, 'image')} measured"
         ),
-        duplicates=_count_duplicates(pack, duplicates),
+        duplicates=_count_duplicates(pack, duplicates, among_text(len(quality.images), pack.num_images)),
         duplicate_sheets=_duplicate_sheets(pack, duplicates),
         findings=[
             {
@@ -138,10 +138,10 @@ def _histograms(measures: Sequence[Measure], caption: str) -> Picture:
     return chart(figure, caption)
 
 
-def _count_duplicates(pack: RecordPack, duplicates: np.ndarray) -> Table:
+def _count_duplicates(pack: RecordPack, duplicates: np.ndarray, among: str) -> Table:
     within = _within_an_identity(pack, duplicates)
     rows = [("within an identity", f"{int(within.sum()):,}"), ("across identities", f"{int((~within).sum()):,}")]
-    return Table("Near duplicates", ("", "pairs"), rows)
+    return Table("Near duplicates", ("", f"pairs{among}"), rows)
 
 
 def _duplicate_sheets(pack: RecordPack, duplicates: np.ndarray) -> list[Picture]:

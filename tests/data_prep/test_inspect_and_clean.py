@@ -137,6 +137,13 @@ def test_the_page_and_the_lists_and_the_cleaning(faulty: tuple[Path, np.ndarray]
     ):
         assert f">{heading}</h2>" in page
     assert page.count("data:image/png;base64,") >= 9 and "120 of 120 images measured" in page
+    with pytest.MonkeyPatch.context() as patch:  # of a large pack some images are looked at
+        patch.setattr(inspect_records, "MAX_MEASURED", 60)
+        few = run(inspect_records.main, pack, "--report", tmp_path / "few" / "index.html")[1]
+        among = "among 60 of 120 images (--check looks among all)"
+        assert f"0 pairs {among}" in few or f"1 pair {among}" in few
+        assert all(f" {among}" in (tmp_path / "few" / name).read_text() for name in ("index.html", "duplicates.tsv"))
+        assert among not in run(inspect_records.main, pack, "--lists", tmp_path / "all", "--check")[1]
     rows = {
         name: [line.split("\t") for line in (look / f"{name}.tsv").read_text().splitlines() if line[0] != "#"]
         for name in ("duplicates", "outliers", "merge", "overlap")
