@@ -14,11 +14,10 @@ from evaluation.results.page import name_of
 from evaluation.results.pairs_of_result import ResultPairs
 from facekd.errors import DataError
 from facekd.results.kept_scores import check_scores, read_scores
+from facekd.results.protocols import definition_of, describe_differences
 from facekd.results.reading import name_of_set, read_result
 from facekd.results.schema import IJB_FORMAT, LFW_FORMAT, PROTOCOL_FORMAT, SUMMARY_FORMAT, check_result
 from facekd.utils.foreign import shown
-
-DESCRIPTIONS = ("text", "like", "resize", "seed")  # keys of a protocol that describe it, and do not define it
 
 
 @dataclass(frozen=True)
@@ -52,20 +51,6 @@ class Evaluated:
         if scores is not None:
             check_scores(scores, pairs.is_same, self.result, self.folder, self.file, pairs.fold_of)
         return scores
-
-
-def _definition(result: dict[str, Any]) -> dict[str, Any]:
-    """Returns the protocol without the words that only describe it, and how its scores were normalised, if they were.
-
-    Results did not always say that folds were the pack's. Each model has a cohort of its own, of as many images.
-    """
-    protocol = {
-        key: value
-        for key, value in result["protocol"].items()
-        if key not in DESCRIPTIONS and not (key == "fold_kind" and value != "balanced")
-    }
-    norm = result.get("score_norm") or {}
-    return protocol | {f"score_norm.{key}": norm[key] for key in ("num_images", "top") if key in norm}
 
 
 def load_results(folder: str) -> list[Evaluated]:
@@ -133,10 +118,7 @@ def check_comparable(models: list[Evaluated]) -> None:
                 f"{where}: they were evaluated on different data ({names}; digests {first.data[1][:12]} and "
                 f"{other.data[1][:12]}); evaluate both on one set"
             )
-        ours, theirs = (_definition(one.result) for one in (first, other))
-        changed = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
-        if changed:
-            listed = ", ".join(f"{key} is {ours.get(key)} and {theirs.get(key)}" for key in changed)
+        if listed := describe_differences(definition_of(first.result), definition_of(other.result)):
             raise DataError(f"{where}: the protocols differ ({listed}); evaluate both by one protocol")
         for key in ("dropped", "failures"):
             if first.result.get(key) != other.result.get(key):

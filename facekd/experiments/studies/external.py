@@ -21,6 +21,7 @@ from facekd.experiments.studies.config import Method, Study
 from facekd.experiments.studies.evaluation import Evaluation, Measure
 from facekd.files.reading import read_json
 from facekd.files.result_folder import MARK
+from facekd.results.protocols import definition_of, describe_differences
 from facekd.results.reading import read_result
 from facekd.results.schema import SUMMARY_FORMAT, check_result
 from facekd.utils.foreign import shown, some_of
@@ -140,6 +141,11 @@ def _add_evaluation(
         pack = next((name for name, one in sets.items() if evaluation.set_of(one) == own), None)
         if pack is None:
             found.unused.add(f"other {evaluation.set_text}")
+            continue
+        ours, theirs = definition_of(sets[pack]), definition_of(part)
+        shared = ours.keys() & theirs.keys()  # not all versions of facekd recorded the same
+        if differences := describe_differences(*({key: one[key] for key in shared} for one in (ours, theirs))):
+            found.unused.add(f"{pack} by another protocol ({differences})")
             continue
         if pack in read:
             raise DataError(f"{path}: has two results on {pack}, and one training gives one; leave one out")
