@@ -70,8 +70,7 @@ def with_whole_backbone(state: TrainingState, loss: torch.Tensor) -> torch.Tenso
     """
     if not is_head_warmup(state):
         return loss
-    learning = [p for p in state.recognizer.backbone.parameters() if p.requires_grad]
-    return loss + 0 * torch.stack([p.sum() for p in learning]).sum()
+    return loss + 0 * sum(p.sum() for p in state.recognizer.backbone.parameters() if p.requires_grad)
 
 
 def drop_kept_gradients(state: TrainingState) -> None:

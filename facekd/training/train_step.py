@@ -170,16 +170,15 @@ def _require_gradients(state: TrainingState) -> None:
 
     They have averaged only some of the others then, and torch would stop at the next step, in words about itself.
     """
-    if all(p.grad is not None for group in state.optimizer.param_groups for p in group["params"]):
-        return
-    heads = {id(head.weight) for head in state.recognizer.sharded_heads}  # with partial FC, rows of it have one
+    heads = {id(head.weight) for head in state.recognizer.sharded_heads}  # no process waits for another's part
     parameters = state.recognizer.named_parameters()
-    found = [name for name, p in parameters if p.requires_grad and p.grad is None and id(p) not in heads]
-    raise TrainingError(
-        f"{counted(len(found), 'parameter')} of the network {agreeing(len(found), 'has', 'have')} no part in the loss "
-        f"({some_of(found)}), and processes that train together wait for the gradients of all: leave "
-        f"{agreeing(len(found), 'it', 'them')} out of the network, call requires_grad_(False), or train in one process"
-    )
+    if found := [name for name, p in parameters if p.requires_grad and p.grad is None and id(p) not in heads]:
+        raise TrainingError(
+            f"{counted(len(found), 'parameter')} of the network {agreeing(len(found), 'has', 'have')} no part in the "
+            f"loss ({some_of(found)}), and processes that train together wait for the gradients of all: leave "
+            f"{agreeing(len(found), 'it', 'them')} out of the network, call requires_grad_(False), or train in one "
+            "process"
+        )
 
 
 def _seed_step(state: TrainingState) -> None:

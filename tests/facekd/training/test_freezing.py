@@ -56,8 +56,10 @@ def test_a_frozen_stem_keeps_its_position_embeddings(tiny_config: Configure) -> 
     assert any(name.startswith("blocks.8.") for name in names) and any(name.startswith("feature.") for name in names)
 
 
-def test_a_frozen_backbone_trains_the_classifier_alone(tiny_config: Configure, tmp_path: Path) -> None:
-    config = tiny_config(freeze="[backbone]", images=36)
+@pytest.mark.parametrize("warmup", [0, 12])
+def test_a_frozen_backbone_trains_the_classifier_alone(warmup: int, tiny_config: Configure, tmp_path: Path) -> None:
+    parts = BACKBONES["mobilefacenet"].parts if warmup else ["backbone"]  # a warm-up beside the latter is refused
+    config = tiny_config(freeze=f"[{','.join(parts)}]", images=36, head_warmup_images=warmup)
     assert changed(config) == set()
     fresh = build_recognizer(tiny_config(output=tmp_path / "other"), ALONE, open_training_data(config.data))
     assert not torch.equal(fresh.head.weight, load_checkpoint(config.output)["head"]["weight"])
