@@ -6,6 +6,7 @@ Also `python evaluation/evaluate_lfw.py`.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -62,6 +63,7 @@ from facekd.files.result_folder import finish_results
 from facekd.files.writing import write_text
 from facekd.pages.figures import save_figure
 from facekd.results.schema import LFW_FORMAT, SUMMARY_FORMAT
+from facekd.utils.foreign import some_of
 from facekd.utils.terminal import console, say
 from facekd.utils.wording import counted
 from facekd.verification.groups.cell_rates import ListedErrors
@@ -375,7 +377,10 @@ def _packs_of(path: Path) -> list[str]:
     usual = [path / f"{name}.bin" for name in PACK_NAMES if (path / f"{name}.bin") in found]
     if not found:
         raise FacekdError(f"--pairs {path}: the folder holds no verification pack (.bin)")
-    return [str(pack) for pack in usual or found]
+    taken = usual or found
+    if others := sorted({*found, *path.glob("*.npz")} - {*taken}):
+        print(f"{path}: left out, name them by --pairs: {some_of([pack.name for pack in others])}", file=sys.stderr)
+    return [str(pack) for pack in taken]
 
 
 def _describe_pair_set(pair_set: PairSet) -> dict[str, Any]:

@@ -461,7 +461,8 @@ def test_a_folder_of_packs_gives_the_table_of_papers(
     assert head == ["accuracy %", "LFW", "AgeDB-30", "CALFW", "mean"]
     values = [accuracy["lfw"], accuracy["agedb_30"], accuracy["calfw"], sum(accuracy.values()) / 3]
     assert row == ["quarters.onnx (assumed: mean, std, color)", *(f"{value:.2f}" for value in values)]
-    assert "AgeDB-30" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "AgeDB-30" in printed.out and f"{packs}: left out, name them by --pairs: another.bin\n" in printed.err
 
 
 def test_a_folder_without_packs_is_refused(tmp_path: Path, model: Path) -> None:
