@@ -138,7 +138,7 @@ class LossWeights:
                 raise ConfigError(f"loss.{name} = {weight}: a weight is a finite number, 0 (off) or more")
         if not math.isfinite(self.temperature) or self.temperature <= 0:
             raise ConfigError(f"loss.temperature = {self.temperature}: give a positive number, 4 is usual")
-        if self.standardize_logits and not self._with_temperature:
+        if self.standardize_logits and not self.has_temperature:
             raise ConfigError(
                 "loss.standardize_logits has no effect: no active loss has a temperature; remove it, or raise one of "
                 f"{', '.join(f'loss.{name}' for name in COMPARED_SCORES)} (or the same with th_)"
@@ -182,6 +182,11 @@ class LossWeights:
     def _weights(self) -> dict[str, float]:
         names = (item.name for item in dataclasses.fields(self) if item.type == "float" and item.name != "temperature")
         return {name: getattr(self, name) for name in names} | self.plugin
+
+    @property
+    def has_temperature(self) -> bool:
+        """Tells whether an active loss has a temperature."""
+        return bool(self._with_temperature)
 
     @property
     def _with_temperature(self) -> list[str]:

@@ -33,6 +33,7 @@ from facekd.files.writing import write_text
 from facekd.training.agreement import require_same_sources, require_same_start
 from facekd.training.class_centres import measure_class_centres
 from facekd.training.config import TrainConfig
+from facekd.training.config.idle_settings import idle_settings
 from facekd.training.logbook import (
     Logbook,
     Stopwatch,
@@ -172,6 +173,7 @@ def build_run(config: TrainConfig, world: World, make_recognizer: MakeRecognizer
             "data.held_out keeps images from training, and nothing measures them: set validation.classification to "
             "held_out, or data.held_out to 0"
         )
+    dataset.warnings += idle_settings(config)
     total_images = round_up(config.images or round(config.epochs * len(dataset)), config.global_batch_size)
     config.check_length(total_images)
     # Before processes exchange anything that would have another shape on one of them.

@@ -12,6 +12,7 @@ from facekd.commands.plain_configs import differences, to_plain, to_yaml
 from facekd.errors import ConfigError, FacekdError, ModelError
 from facekd.training.config import TrainConfig
 from facekd.training.config.distill_config import DistillConfig
+from facekd.training.config.idle_settings import idle_settings
 
 CONFIGS = sorted((Path(__file__).parents[3] / "configs").rglob("*.yaml"))
 
@@ -151,3 +152,26 @@ def test_keys_and_plain_values(tiny_config: Callable[..., TrainConfig]) -> None:
     assert {"output", "data.train", "head.margin", "augmentation.flip", "schedule.lr"} <= set(keys)
     assert to_plain(tiny_config())["data"]["mean"] == [127.5, 127.5, 127.5]
     assert issubclass(ModelError, FacekdError) and issubclass(ConfigError, FacekdError)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--optimizer.name", "adamw", "--optimizer.momentum", "0.8"], ["optimizer.momentum = 0.8"]),
+        (
+            ["--optimizer.betas", "[0.8, 0.9]", "--schedule.gamma", "0.5"],
+            ["optimizer.betas = ", "schedule.gamma = 0.5"],
+        ),
+        (["--schedule.name", "polynomial", "--schedule.power", "3"], []),
+        (["--augmentation.jpeg_min_quality", "40"], ["augmentation.jpeg_min_quality = 40"]),
+        (["--augmentation.jpeg_min_quality", "40", "--augmentation.jpeg", "0.1"], []),
+        (["--loss.temperature", "2", "--loss.embedding_cosine", "1"], ["loss.temperature = 2.0"]),
+        (["--loss.temperature", "2", "--loss.kl", "1", "--share", "1"], []),
+    ],
+)
+def test_settings_that_nothing_reads_are_found(words: list[str], expected: list[str]) -> None:
+    kind = DistillConfig if "--loss.temperature" in words else TrainConfig
+    teacher = ["--teacher.model", "t"] if kind is DistillConfig else []
+    found = idle_settings(parse_config(kind, ["--data.train", "x", "--output", "y", *teacher, *words], "", ""))
+    assert [text[: len(start)] for text, start in zip(found, expected, strict=True)] == expected
+    assert all(" has no effect: " in text for text in found)
