@@ -125,7 +125,7 @@ def choose_folds(
     Raises:
         InputError: fewer than two folds, or more than there are pairs, or pairs of a kind for balanced ones.
     """
-    num_genuine = int(is_same.sum())
+    asked, num_genuine = folds, int(is_same.sum())
     most, warnings = min(num_genuine, len(is_same) - num_genuine), list[str]()
     if fewer and 2 <= most < folds:
         warnings.append(
@@ -138,8 +138,15 @@ def choose_folds(
 
     # Contiguous ones, or the set's own, which may differ in size.
     fold_of, made = fold_indices(len(is_same), folds), "contiguous"
-    if recorded is not None and int(recorded.max()) + 1 == folds:
+    num_recorded = 0 if recorded is None else int(recorded.max()) + 1
+    if recorded is not None and num_recorded == folds:
         fold_of, made = recorded, "recorded"
+    elif num_recorded not in {0, 1, asked}:
+        # Contiguous parts may share people, whom the set's own folds keep apart.
+        warnings.append(
+            f"records {num_recorded} folds of its own, which are not taken: {asked} were asked for (`facekd evaluate "
+            f"lfw --folds {num_recorded}` takes them)"
+        )
     one_kind = one_kind_folds(is_same, fold_of)
     if not one_kind.size:
         return ChosenFolds(fold_of, made, tuple(warnings))

@@ -26,7 +26,7 @@ ABOUT = (
     [
         (None, fold_indices(20, 5), "contiguous"),
         (RECORDED, RECORDED, "recorded"),
-        (np.arange(20) // 2 % 4, fold_indices(20, 5), "contiguous"),  # another number than asked for
+        (np.zeros(20, np.int64), fold_indices(20, 5), "contiguous"),  # a set that records none
     ],
 )
 def test_folds_with_both_kinds_are_contiguous_or_those_of_the_set(
@@ -35,6 +35,15 @@ def test_folds_with_both_kinds_are_contiguous_or_those_of_the_set(
     chosen = choose_folds(MIXED, 5, recorded, kind)
     np.testing.assert_array_equal(chosen.fold_of, expected)
     assert (chosen.kind, chosen.warnings) == (made, ())
+
+
+@pytest.mark.parametrize("kind", ["auto", "contiguous"])
+def test_recorded_folds_of_another_number_than_asked_for_are_said_to_be_left(kind: FoldKind) -> None:
+    chosen = choose_folds(MIXED, 5, np.arange(20) // 2 % 4, kind)
+    np.testing.assert_array_equal(chosen.fold_of, fold_indices(20, 5))
+    left = "records 4 folds of its own, which are not taken: 5 were asked for"
+    told = f"{left} (`facekd evaluate lfw --folds 4` takes them)"
+    assert (chosen.kind, chosen.warnings) == ("contiguous", (told,))
 
 
 def test_folds_with_one_kind_are_kept_with_a_warning_or_replaced_by_balanced_ones() -> None:
