@@ -40,6 +40,7 @@ from facekd.utils.wording import agreeing, counted
 from facekd.verification import balanced_folds, fold_indices
 from facekd.verification.kfold import describe_fold, one_kind_folds
 
+EVALUATED = 10  # folds of `facekd evaluate lfw`
 MAX_CONTRADICTED = 0.5  # share of either kind of pair up to which labels, not names, are taken for wrong
 
 
@@ -169,6 +170,14 @@ def _listed(arguments: argparse.Namespace) -> ChosenPairs:
             "leaves such pairs out"
         )
 
+    if find.unclear:
+        name, taken = min(find.unclear.items())
+        print(
+            f"warning: {arguments.folder}: names of the list that fit several files, which differ in their suffix: "
+            f"{len(find.unclear):,}; the first file is taken, {shown(taken)} for {shown(name)}",
+            file=sys.stderr,
+        )
+
     # Put the pairs in the order of their folds.
     subjects = _subjects(pairs, arguments.pairs)
     fold_of = pairs.fold_of if pairs.fold_of is not None else _fold(pairs.is_same, arguments.folds)
@@ -217,6 +226,8 @@ class _Finder:
 
     def __init__(self, folder: Path) -> None:
         files = find_photos(folder)
+        self._sharing = {stem for stem, count in Counter(map(_stem, files)).items() if count > 1}
+        self.unclear: dict[str, str] = {}  # names that fit several files, with the one taken
         self._whole = {_stem(name): name for name in reversed(files)} | {name: name for name in files}
         counts = Counter(PurePosixPath(name).stem for name in files)
         self._last = {PurePosixPath(name).stem: name for name in files if counts[PurePosixPath(name).stem] == 1}
@@ -224,7 +235,10 @@ class _Finder:
     def __call__(self, name: str) -> str | None:
         for key in (name, _stem(name) if is_image_name(name) else name):
             if key in self._whole:
-                return self._whole[key]
+                found = self._whole[key]
+                if found != name and _stem(found) in self._sharing:
+                    self.unclear[name] = found
+                return found
         last = PurePosixPath(name).name
         found = self._last.get(_stem(last) if is_image_name(last) else last)
         return found if found is not None and _may_be(name, found) else None
@@ -296,6 +310,8 @@ def _report(output: Path, names_path: Path, pairs: ChosenPairs) -> None:
     sizes = np.bincount(fold_of)
     if output.suffix == ".bin" and sizes.min() != sizes.max():
         print("note: the folds differ in size, which a .bin cannot say; an .npz keeps them")
+    elif num_folds not in (1, EVALUATED):
+        print(f"note: `facekd evaluate lfw` takes {EVALUATED} folds unless told; these by --folds {num_folds}")
     if (one_kind := one_kind_folds(is_same, fold_of)).size:
         print(
             f"warning: {one_kind.size} of {counted(num_folds, 'fold')} {agreeing(one_kind.size, 'holds', 'hold')} one "

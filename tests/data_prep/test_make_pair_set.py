@@ -66,6 +66,7 @@ def test_lfw_pairs_become_a_pack(faces: Path, tmp_path: Path, run: Run, suffix: 
         status == 0
         and "8 pairs of 6 people, 4 genuine of 4 people, 4 impostor of 4 pairs of people, 2 folds" in text
         and "layout lfw" in err
+        and "note: `facekd evaluate lfw` takes 10 folds unless told; these by --folds 2" in text
     )
     pack = read_pair_pack(out)
     assert pack.is_same.tolist() == [True, True, False, False] * 2
@@ -140,6 +141,19 @@ def test_lists_of_two_names_and_a_label(faces: Path, tmp_path: Path, run: Run, s
     pack = read_pair_pack(out)
     assert pack.is_same.tolist() == [True, False] * 6  # the order of the list stays
     assert pack.images[3] == content(faces, "Fay", 4)
+
+
+def test_a_name_that_fits_files_of_several_suffixes_is_said(tmp_path: Path, run: Run) -> None:
+    root, listed = tmp_path / "faces", tmp_path / "pairs.txt"
+    for number, name in enumerate(("Ada/1.jpg", "Ada/1.jpeg", "Ada/2.jpg", "Bob/1.jpg")):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(picture(number))
+    told = "names of the list that fit several files, which differ in their suffix: 1; the first file is taken, "
+    command = (make_pair_set.main, root, tmp_path / "a.npz", "--pairs", listed, "--folds", 2, "--force")
+    for first, is_said in (("Ada/1", True), ("Ada/1.png", True), ("Ada/1.jpg", False)):
+        listed.write_text(f"{first} Ada/2 1\nAda/2 Bob/1 0\n" * 2)
+        status, _, err = run(*command)
+        assert status == 0 and (f"{told}Ada/1.jpeg for {first}" in err) == is_said == ("suffix" in err)
 
 
 def test_an_image_of_another_person_is_not_the_one_listed(tmp_path: Path, run: Run) -> None:
