@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from facekd.utils.foreign import shown
+
+MOST_SHOWN = 3  # differences
 DESCRIPTIONS = ("text", "like", "resize", "seed")  # keys of a protocol that describe it, and do not define it
 
 
@@ -25,4 +28,5 @@ def definition_of(result: Mapping[str, Any]) -> dict[str, Any]:
 def describe_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
     """Says in words where two definitions differ, such as `flip is True and False`; empty if they do not."""
     changed = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
-    return ", ".join(f"{key} is {ours.get(key)} and {theirs.get(key)}" for key in changed)
+    texts = [f"{shown(key)} is {shown(ours.get(key))} and {shown(theirs.get(key))}" for key in changed[:MOST_SHOWN]]
+    return ", ".join(texts) + (", ..." if len(changed) > MOST_SHOWN else "")
