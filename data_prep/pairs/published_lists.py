@@ -97,7 +97,7 @@ def _read_lfw(path: Path, rows: Rows) -> PairList:
     # What the first line announces must be there, in its order.
     num_folds, per_kind = folds
     announced = 2 * num_folds * per_kind
-    if len(names) != announced:
+    if len(names) != announced or not names:
         raise DataError(
             f"{path}: its first line announces {counted(num_folds, 'fold')} of {per_kind} genuine and "
             f"{counted(per_kind, 'impostor pair')}, so {announced:,} in all, but it lists {len(names):,}; the file is "

@@ -216,6 +216,7 @@ def test_a_broken_image_is_named_or_its_pairs_dropped(faces: Path, tmp_path: Pat
     ("text", "message"),
     [
         (LFW.replace("Bob\t1\t2\n", ""), "announces 2 folds of 2 .* lists 7"),
+        (f"{10**15}\t0\n", "announces 1,000,000,000,000,000 folds of 0 .* lists 0"),
         (LFW.replace("Bob\t1\t2\n", "Bob\t1\tCyd\t2\n"), "line 3: should be a genuine pair"),
         (LFW.replace("Bob\t1\t2\n", "Bob\tx\t2\n"), "line 3: 'Bob.*expected `name n1 n2`"),
         ("a.jpg 1\nb.jpg 1\nc.jpg 0\n", "odd number"),
