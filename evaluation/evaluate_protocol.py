@@ -61,7 +61,7 @@ sets, and what --root holds:
     + """
 
 `facekd data make-protocol` writes each layout from generated or labelled faces. XQLFW, CALFW, CPLFW and other lists of
-pairs: `facekd data make-pairs FOLDER x.bin --list pairs.txt`, then `facekd evaluate lfw --pairs x.bin`.
+pairs: `facekd data make-pairs FOLDER x.bin --pairs pairs.txt`, then `facekd evaluate lfw --pairs x.bin`.
 
 writes to DIR:
   results.json         every number (its keys: docs/results.md)

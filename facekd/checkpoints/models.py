@@ -150,7 +150,8 @@ def _build_quality_head(state: Mapping[str, torch.Tensor], embedding_size: int, 
     head = QualityHead(embedding_size, count)
     if misfit := find_misfit(head.state_dict(), state):
         raise CheckpointError(
-            f"{what} does not fit the backbone: {misfit}. Make it again: `facekd train-quality RUN --data PACK`"
+            f"{what} does not fit the backbone: {misfit}. Make it again: `facekd train-quality RUN --data PACK "
+            "--output OUT.pt`"
         )
     head.load_state_dict(state)
     return head

@@ -65,7 +65,8 @@ def _next_steps(folder: Path, best: str) -> list[str]:
         "Your own photographs, a folder for each person, to aligned faces: "
         "`facekd data align PHOTOS ALIGNED --detector scrfd.onnx`",
         "Is a model good for them? `facekd evaluate folder --images ALIGNED --model MODEL.onnx --output results/mine`",
-        "Train on them: `facekd train configs/debug.yaml --data.train ALIGNED --output runs/mine`, "
+        "Train on them: "
+        "`facekd train configs/debug.yaml --data.train ALIGNED --data.image_size 112 --output runs/mine`, "
         "then `facekd report runs/mine`",
         "Train on MS1MV3: "
         "`facekd train configs/train/ms1mv3_mobilefacenet_0.45g_arcface.yaml --data.train FOLDER --output runs/mbf`",

@@ -96,8 +96,8 @@ def add_decision_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--thresholds",
         metavar="RESULTS",
-        help="take the threshold that `facekd evaluate lfw`, `folder` or `ijbc` measured with this model: its output "
-        "folder or results.json",
+        help="take the threshold that `facekd evaluate lfw`, `folder`, `ijbc` or `protocol` measured with this model: "
+        "its output folder or results.json",
     )
     group.add_argument(
         "--far",

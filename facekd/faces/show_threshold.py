@@ -121,7 +121,8 @@ def _print(found: Mapping[str, Any]) -> None:
     say(
         screen,
         "It holds for this model with this preprocessing, and for people and images like these. On another set: "
-        f"`facekd evaluate folder --model MODEL --images OTHERS --thresholds-from {shlex.quote(found['from'])} ...`",
+        f"`facekd evaluate folder --model MODEL --images OTHERS {'--flip' if found['flip'] else '--no-flip'} "
+        f"--thresholds-from {shlex.quote(found['from'])} --output RESULTS`",
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from facekd.commands.command_line import CommandParser
 from facekd.commands.places import check_apart, path_of_model, paths_of_data
-from facekd.embedder.model_options import add_model_options
+from facekd.embedder.model_options import MODEL_HELP, add_model_options
 from facekd.errors import run_verb
 from facekd.teacher.options import add_data_options, embed_training_set, open_teacher_and_data
 from facekd.utils.foreign import shown
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
         description="Embeds a training set and its mirror images once with a teacher, for distillation.",
         example=EPILOG,
     )
-    parser.add_argument("model", metavar="MODEL", help="the teacher: an ONNX file (any tool's), a facekd checkpoint")
+    parser.add_argument("model", metavar="MODEL", help=f"the teacher: {MODEL_HELP}")
     add_data_options(parser)
     parser.add_argument(
         "--unlabelled",

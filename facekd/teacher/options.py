@@ -34,7 +34,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         "--data-size",
         type=IMAGE_SIDE,
         metavar="PX",
-        help="open the images at this size (default: the teacher's); another size needs --resize",
+        help="open the images at this size (default: the model's); another size needs --resize",
     )
     add(
         "--on-bad-record",

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facekd.commands.command_line import COSINE, COUNT, CommandParser, real_number
-from facekd.embedder.model_options import add_model_options
+from facekd.embedder.model_options import MODEL_HELP, add_model_options
 from facekd.errors import InputError, run_verb
 from facekd.files.writing import write_json
 from facekd.head.robust_centres import (
@@ -42,7 +42,7 @@ NUM_LISTED = 10
 REPORT_FORMAT, REPORT_VERSION = "facekd-rebuilt-head-report", 1
 EPILOG = """example:
   facekd rebuild-head teacher.onnx --data ms1mv3 --output teacher_head.pt --cache ms1mv3.teacher
-  facekd rebuild-head runs/student --data ms1mv3 --output student_head.pt --power 0.25     to share it (SH-KD)
+  facekd rebuild-head runs/student --data ms1mv3 --output student_head.pt --power 0.25   # to share it (SH-KD)
 
 The centre of an identity is the mean direction of its images without outliers; the scheme and its sources are in
 docs/method.md. teacher_head.pt holds the classifier. teacher_head.json has its top-1 accuracy on the data, and every
@@ -212,7 +212,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     )
     # What to read and where to write.
     add = parser.add_argument
-    add("model", metavar="MODEL", help="the teacher: an ONNX file (any tool's), a facekd checkpoint")
+    add("model", metavar="MODEL", help=f"the teacher: {MODEL_HELP}")
     add_data_options(parser)
     add(
         "--output",

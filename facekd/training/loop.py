@@ -20,6 +20,7 @@ import torch
 from facekd.backbones import count_parameters
 from facekd.backbones.given_module import GivenModule
 from facekd.checkpoints.run_folder import keep_last
+from facekd.commands.command_line import command_text
 from facekd.commands.plain_configs import to_plain, to_yaml
 from facekd.data.config import open_training_data
 from facekd.data.datasets import FaceDataset
@@ -187,7 +188,9 @@ def _say_done(state: TrainingState, logbook: Logbook, seconds: float) -> None:
     if logbook.active:
         write_page_of_long_run(state.folder, seconds, logbook.say)
     is_given = isinstance(state.recognizer.backbone, GivenModule)  # which no command can build
-    then = "" if is_given else f"; curves: `facekd report {state.folder}`; export with `facekd export {state.folder}`"
+    report = command_text("report", [str(state.folder)])
+    export = command_text("export", [str(state.folder), "--output", "model.onnx"])
+    then = "" if is_given else f"; curves: `{report}`; export with `{export}`"
     logbook.say(f"done: {counted(state.images_seen, 'image')}{then}")
 
 

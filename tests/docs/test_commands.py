@@ -1,7 +1,9 @@
-"""Every command of README and docs: the verb exists, and its own parser takes the options that the page gives it."""
+"""Every command of README, docs and help: the verb exists, and its own parser takes the options that it is given."""
 
 from __future__ import annotations
 
+import contextlib
+import re
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -74,6 +76,25 @@ def test_the_verb_takes_these_options(
     except SystemExit as stop:
         status = stop.code
     pytest.fail(f"{block}: `facekd {' '.join(words)}` ended with status {status}: {capsys.readouterr().err}")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_commands_of_its_help_have_options_that_exist(
+    verb: str, parse_only: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with contextlib.suppress(SystemExit):
+        main([*verb.split(), "--help"])
+    text = re.sub(r"\\\n\s*", "", capsys.readouterr().out)
+    examples = re.findall(r"^ +(facekd .*)", text, re.MULTILINE)
+    # What stands in a sentence may leave out what is required.
+    for command in (*examples, *re.findall("`(facekd [^`]+)`", " ".join(text.split()))):
+        for words in facekd_calls(command.replace(" ...", "")):
+            if "--help" in words or "--help-all" in words:
+                continue
+            with contextlib.suppress(Accepted, SystemExit):
+                parse_only(words)
+            error = capsys.readouterr().err
+            assert "not an option" not in error and (command not in examples or not error), f"{command}: {error}"
 
 
 def test_a_flag_that_does_not_exist_is_noticed(parse_only: Callable[[list[str]], int]) -> None:

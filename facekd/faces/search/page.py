@@ -104,10 +104,11 @@ def _next_steps(results: SearchResults) -> list[str]:
     """Says how to decide by a measured threshold, and how to compare two photographs closely."""
     steps = []
     if results.decision is None:
+        flip = "--flip" if results.gallery.origin.flip else "--no-flip"  # thresholds of the other kind are refused
         steps.append(
             "Who of these is it? Measure thresholds on people of your own, "
-            "`facekd evaluate folder --model m.onnx --images PEOPLE --output results/people`, then search again with "
-            "`--thresholds results/people --far 1e-4`"
+            f"`facekd evaluate folder --model m.onnx --images PEOPLE {flip} --output results/people`, then search "
+            "again with `--thresholds results/people --far 1e-4`"
         )
     steps.append(
         "Two photographs, and how sure it is: `facekd compare A.jpg B.jpg --model m.onnx --detector scrfd.onnx`"

@@ -24,7 +24,7 @@ TRAIN_KEYS = {
     "validation.packs": "evaluate meanwhile on [lfw.bin,agedb_30.bin]",
 }
 TRAIN_NOTES = """\
-To resume, run the same command again. Next: `facekd export runs/NAME`.
+To resume, type it again. Next: `facekd export runs/NAME --output NAME.onnx`.
 --dry-run tries a few steps, tells speed, memory and hours, and leaves no run.
 Backbones, margins, losses of your own: --plugin FILE.py (docs/extending.md).
 
@@ -48,7 +48,7 @@ DISTILL_KEYS = {
     **{key: TRAIN_KEYS[key] for key in (*_SHARED, *_ALSO_SHARED)},
 }
 DISTILL_NOTES = """\
-To resume, run the same command again. Next: `facekd export runs/NAME`.
+To resume, type it again. Next: `facekd export runs/NAME --output NAME.onnx`.
 --dry-run tries a few steps, tells speed, memory and hours, and leaves no run.
 Backbones, margins, losses of your own: --plugin FILE.py (docs/extending.md).
 

@@ -12,6 +12,7 @@ import pytest
 
 from facekd.data.pair_packs.pair_pack import write_pair_pack
 from facekd.experiments.quickstart_report import write_report
+from facekd.images.alignment import TEMPLATE_SIZE
 from facekd.verification.measures import measure_pairs
 
 PAIRS = 80
@@ -51,4 +52,5 @@ def test_the_page_shows_every_model_and_says_why_a_tar_is_missing(models: list[d
         assert f'<td class="number">{100 * model["tar_at_far"][0]["tar"]:.2f}</td>' in page
     assert page.count("not measurable") == 1  # once, though both models lack it
     assert page.count(">-</td>") == 2
+    assert f"--data.train ALIGNED --data.image_size {TEMPLATE_SIZE} " in page  # the size that `facekd data align` gives
     assert "<script" not in page and "&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt; &amp; &#39;L2&#39;" in page

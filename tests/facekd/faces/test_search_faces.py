@@ -84,7 +84,8 @@ def test_the_matches_are_those_of_a_loop_and_one_for_each_person(here: Path, run
         assert [match["image"] for match in one["matches"]] == gallery.names[expected].tolist()
         assert {match["accepted"] for match in one["matches"]} == {None}
     # A gallery of the same probes gives the same, without a model; by faces, a person may come twice.
-    assert run(search_faces.main, "asked.npz", "--gallery", "faces.npz", "--output", "t.json")[0] == 0
+    words = ("asked.npz", "--gallery", "faces.npz", "--output", "t.json", "--page", "t.html")
+    assert run(search_faces.main, *words)[0] == 0 and "--images PEOPLE --no-flip " in Path("t.html").read_text()
     assert found_in("t.json")["probes"] == found_in()["probes"] and found_in("t.json")["model"] is None
     words = ("asked.npz", "--gallery", "faces.npz", "--best-of", "face", "--top", 2, "--output", "f.json")
     assert run(search_faces.main, *words)[0] == 0

@@ -39,6 +39,15 @@ def test_says_what_to_deploy_and_what_it_rests_on(tmp_path: Path, capsys: pytest
     assert {key: found["model"][key] for key in MODEL} == dict(MODEL)
 
 
+@pytest.mark.parametrize("flip", [False, True])
+def test_another_set_is_to_be_embedded_as_this_one_was(
+    flip: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_result(tmp_path / "results.json", folder_result(GENUINE, IMPOSTOR, (0.1,), flip=flip))
+    assert main([str(tmp_path), "--fmr", "0.1"]) == 0
+    assert f"--images OTHERS --{'flip' if flip else 'no-flip'} --thresholds-from " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("fmr", "expected"),
     [

@@ -81,10 +81,9 @@ def test_the_loss_falls_and_the_log_says_how_it_went(
 ) -> None:
     config = tiny_config(images=600)
     assert train(config, ALONE) == 0
-    assert (
-        f"data       {config.data.train}: 42 images, 6 of 6 classes have any, labels 0 to 5\n"
-        in capsys.readouterr().err
-    )
+    said = capsys.readouterr().err
+    assert f"data       {config.data.train}: 42 images, 6 of 6 classes have any, labels 0 to 5\n" in said
+    assert f"export with `facekd export {config.output} --output model.onnx`" in said
     entries = read_log(config.output, "train")
     assert [entry["images_seen"] for entry in entries] == list(range(12, 601, 12))
     assert np.mean([entry["loss"] for entry in entries[-5:]]) < 0.5 * entries[0]["loss"]
