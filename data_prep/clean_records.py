@@ -167,7 +167,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         required=True,
         metavar="LIST",
-        help="lists of `facekd data inspect`, or your own",
+        help="lists of `facekd data inspect`, or your own (docs/data.md)",
     )
     add("--force", action="store_true", help="replace an existing pack")
     add_bad_record_option(parser)

@@ -48,7 +48,7 @@ example:
   facekd pipeline sh-kd configs/distill/ms1mv3_sh_kd_pipeline.yaml --data.train /data/ms1mv3
 
 CONFIG.yaml
-  output: runs/sh_kd          student/, teacher/ and distilled/ are the runs in it, model.onnx is the new student
+  output: runs/sh_kd          gets the runs student/, teacher/ and distilled/, model.onnx (the new student), report.html
   head: shared
   shared_head: rows           means and blend make shared_head.pt, by `facekd rebuild-head`
   processes: 1

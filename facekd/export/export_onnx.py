@@ -346,7 +346,8 @@ def main(argv: list[str] | None = None) -> int:
         prog="facekd export",
         description="Writes a checkpoint's backbone, with its quality head, or its classifier if that is linear, as\n"
         "one ONNX file, checked against torch before it is kept.",
-        example="example:\n  facekd export runs/ms1mv3/checkpoints/best.pt --output mobilefacenet.onnx --normalize",
+        example="example:\n  facekd export runs/ms1mv3/checkpoints/best.pt --output mobilefacenet.onnx --normalize\n\n"
+        "writes MODEL.onnx, and beside it MODEL.model_card.md and .json: what it is, and how good (docs/deployment.md)",
     )
     parser.add_argument("checkpoint", type=Path, help="a checkpoint (.pt), or the folder of a run: its latest one")
     parser.add_argument("--output", type=Path, required=True, metavar="MODEL.onnx", help="the ONNX file to write")
