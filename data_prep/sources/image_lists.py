@@ -6,9 +6,9 @@ import os
 import posixpath
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from facekd.utils.decimal_digits import real_number
 from facekd.utils.foreign import leads_out, shown
 from facekd.utils.wording import counted
 
+T = TypeVar("T")
 AGEDB_NAME = re.compile(r"\d+_(?P<who>.+)_(?P<age>\d+)_(?P<sex>[mfMF])")
 
 
@@ -151,15 +152,15 @@ def check_label(label: int, where: str, name: str = "") -> int:
     return label
 
 
-def number_labels(first_of: Mapping[str, str], path: Path) -> dict[str, int]:
+def number_labels(first_of: Mapping[str, T], where: Callable[[T], str]) -> dict[str, int]:
     """Returns the number of each label that a list or table gives as text.
 
     Numbers are the labels that they say, whatever the order; if one label is no number, all are names of people, which
     are numbered in sorted order.
 
     Args:
-        first_of: for each label the first image that has it, for messages.
-        path: the list or table, for messages.
+        first_of: for each label the first image that has it.
+        where: says for messages in which file such an image is named, and where.
 
     Raises:
         DataError: among numbers one is no label: 1.5, -1, or nan, as pandas writes what is missing.
@@ -171,10 +172,9 @@ def number_labels(first_of: Mapping[str, str], path: Path) -> dict[str, int]:
     for label, value in values.items():
         if value is None or not value.is_integer():
             raise DataError(
-                f"{path}: {shown(first_of[label])} has the label {shown(label)}; expected whole numbers from 0, or "
-                "names"
+                f"{where(first_of[label])} has the label {shown(label)}; expected whole numbers from 0, or names"
             )
-        number_of[label] = check_label(int(value), str(path), first_of[label])
+        number_of[label] = check_label(int(value), where(first_of[label]))
     return number_of
 
 

@@ -29,6 +29,7 @@ from facekd.data.datasets.record_pack import RecordPack, class_warnings, open_re
 from facekd.data.datasets.sharded_records import ShardedRecords, find_shards
 from facekd.errors import DataError, is_device_failure
 from facekd.files.reading import read_text_file, require_regular_file
+from facekd.utils.foreign import shown
 
 
 class ImageSource(Protocol):
@@ -287,7 +288,7 @@ def read_tsv(path: Path) -> list[ListedImage]:
         rows.append((name, label))
     if not rows:
         raise DataError(f"{path} lists no images")
-    number_of = number_labels({label: name for name, label in reversed(rows)}, path)
+    number_of = number_labels({label: name for name, label in reversed(rows)}, lambda name: f"{path}: {shown(name)}")
     return [ListedImage(name, number_of[label]) for name, label in rows]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -36,12 +37,14 @@ class TableSource:
         images, labels = _columns(tables[0], paths[0])
         self._chunks: list[Any] = []
         listed: list[Any] = []
+        self._paths, self._ends_of_files = paths, list[int]()
         for path, table in zip(paths, tables, strict=True):
             if images not in table.column_names or labels not in table.column_names:
                 raise DataError(f"{path}: has columns {table.column_names}, but {paths[0]} has {images} and {labels}")
             _check_columns(table, images, labels, path)
             self._chunks += table.column(images).chunks
             listed += _labels_of(table.column(labels), labels, path)
+            self._ends_of_files.append(len(listed))
         self._ends = np.cumsum([len(chunk) for chunk in self._chunks])
         # Labels are numbers, or text; of whole numbers among text, 3.0 of one file is the 3 of another.
         if not any(isinstance(label, str) for label in listed):
@@ -49,10 +52,8 @@ class TableSource:
             self.labels = np.array(listed).astype(np.int64)
         else:
             texts = [label if isinstance(label, str) else str(int(label)) for label in listed]
-            first_of: dict[str, str] = {}
-            for row, text in enumerate(texts):
-                first_of.setdefault(text, f"row {row}")
-            number_of = number_labels(first_of, paths[0])
+            first_of = dict(zip(reversed(texts), range(len(texts) - 1, -1, -1), strict=True))
+            number_of = number_labels(first_of, self._place)
             # Not by an array of the names, in which each has the room of the longest.
             self.labels = np.array([number_of[text] for text in texts], dtype=np.int64)
         if not len(self.labels):
@@ -60,17 +61,21 @@ class TableSource:
         self.num_classes = int(self.labels.max()) + 1
         self.warnings: list[str] = []
         self._source = paths[0]
-        self._paths = paths
 
     def read(self, image: int) -> bytes:
         value = self._cell(image)
         content = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(content, bytes) or not content:
-            raise DataError(f"{self._source}: row {image} holds no bytes of an image, only {str(value)[:60]}")
+            raise DataError(f"{self._place(image)} holds no bytes of an image, only {str(value)[:60]}")
         return content
 
     def name(self, image: int) -> str:
         return ""
+
+    def _place(self, row: int) -> str:
+        """Says for messages in which file a row lies, and which of its rows it is."""
+        file = bisect.bisect_right(self._ends_of_files, row)
+        return f"{self._paths[file]}: row {row - (self._ends_of_files[file - 1] if file else 0)}"
 
     def fingerprint(self) -> dict[str, Any]:
         return files_fingerprint(self._paths)

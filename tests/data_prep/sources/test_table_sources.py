@@ -45,15 +45,24 @@ def test_numbers_with_a_point_are_the_labels_that_they_say(tmp_path: Path) -> No
 
 def test_numbers_as_text_are_the_labels_that_they_say_as_in_a_list(tmp_path: Path) -> None:
     images = [b"a", b"b", b"c"]
-    assert TableSource([write(tmp_path / "a.parquet", {"img": images, "label": ["10", "2", "0"]})]).labels.tolist() == [
-        10,
-        2,
-        0,
-    ]
+    numbers = write(tmp_path / "a.parquet", {"img": images, "label": ["10", "2", "0"]})
+    assert TableSource([numbers]).labels.tolist() == [10, 2, 0]
     # Files of one set may hold the same label as text and as a number.
     first = write(tmp_path / "b.parquet", {"img": images, "label": ["3", "ada", "3"]})
-    second = write(tmp_path / "c.parquet", {"img": images, "label": [3.0, 3.0, 0.0]})
-    assert TableSource([first, second]).labels.tolist() == [1, 2, 1, 1, 1, 0]
+    second = write(tmp_path / "c.parquet", {"img": [b"d", b"e", b""], "label": [3.0, 3.0, 0.0]})
+    source = TableSource([first, second])
+    assert source.labels.tolist() == [1, 2, 1, 1, 1, 0]
+    with pytest.raises(DataError, match=r"c\.parquet: row 2 holds no bytes of an image"):
+        source.read(5)
+
+
+def test_a_row_of_another_file_than_the_first_is_named(tmp_path: Path) -> None:
+    first = write(tmp_path / "a.parquet", {"img": [b"a", b"b"], "label": ["0", "1"]})
+    second = write(tmp_path / "b.parquet", {"img": [b"c", b"d"], "label": ["2", "nan"]})
+    with pytest.raises(
+        DataError, match=r"b\.parquet: row 1 has the label nan; expected whole numbers from 0, or names"
+    ):
+        TableSource([first, second])
 
 
 @pytest.mark.parametrize(
