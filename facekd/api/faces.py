@@ -58,7 +58,7 @@ def load_model(
     mean: Sequence[float] | float | None = None,
     std: Sequence[float] | float | None = None,
     color: Literal["rgb", "bgr"] | None = None,
-    device: Literal["cpu", "cuda"] = "cpu",
+    device: str = "cpu",
     threads: int | None = None,
     batch_size: int | None = None,
 ) -> Model:
@@ -70,7 +70,7 @@ def load_model(
         detector_size: longer side of a photograph in the detector, in pixels.
         mean, std: in units of 0..255, if the file does not record them or is wrong.
         color: order of the channels that the model takes, if the file does not record it or is wrong.
-        device: where the model runs.
+        device: where the model runs: `"cpu"`, `"cuda"` or `"cuda:N"`.
         threads: of onnxruntime; None takes one for each core.
         batch_size: images per call of the model; None takes the usual number.
 

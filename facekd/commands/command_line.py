@@ -15,6 +15,8 @@ from facekd.commands.completion import answer
 from facekd.commands.suggestions import did_you_mean
 from facekd.utils.terminal import printable
 
+GPU_NAME = "cuda(?::(0|[1-9][0-9]?))?"  # a regular expression; torch takes no leading zero, and 128 for -128
+
 
 def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
     """Returns a `type` for an option that takes a whole number from `least` to `most`, both included."""
@@ -64,7 +66,7 @@ def comma_separated(parse: Callable[[str], float], example: str) -> Callable[[st
 
 def device_name(text: str) -> str:
     """Parses where a model runs: cpu, cuda, or cuda:N for one GPU of several."""
-    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", text):
+    if not re.fullmatch(f"cpu|{GPU_NAME}", text):
         raise _unexpected(text, "cpu, cuda or cuda:N")
     return text
 

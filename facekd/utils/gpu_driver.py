@@ -1,4 +1,4 @@
-"""Sees whether a machine has a GPU, without a library that takes seconds to load unless torch is to use it."""
+"""Sees whether a machine has a GPU: by the files of its driver, or by torch where torch is to compute on it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def require_gpu(device: torch.device) -> None:
     if not torch.cuda.is_available():
         raise FacekdError(f"device {device} was asked for, but torch {torch.__version__} sees no GPU; use --device cpu")
     if (device.index or 0) >= (count := torch.cuda.device_count()):
-        raise FacekdError(f"device {device} was asked for, and this machine has {counted(count, 'GPU')}, from 0 on")
+        raise FacekdError(
+            f"device {device} was asked for, and this machine has {counted(count, 'GPU')}, counted from 0"
+        )
 
 
 @cache  # a command may open several models

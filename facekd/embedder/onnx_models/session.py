@@ -9,6 +9,7 @@ import re
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from facekd.commands.command_line import GPU_NAME
 from facekd.embedder.onnx_models.file import OnnxFile
 from facekd.errors import ModelError
 from facekd.files.unchanged import state_of
@@ -92,7 +93,7 @@ def open_session(file: OnnxFile, threads: int | None = None, device: str = "cpu"
     import onnxruntime
 
     # Each process that trains has a GPU of its own, which torch names cuda:N.
-    gpu = re.fullmatch(r"cuda(?::(\d{1,3}))?", device)
+    gpu = re.fullmatch(GPU_NAME, device)
     if device != "cpu" and gpu is None:
         raise ModelError(f"device is {device!r}; expected cpu, cuda or cuda:N for an ONNX file")
     if gpu is not None:

@@ -14,6 +14,7 @@ from typing import Literal
 
 from facekd.backbones.config import BackboneConfig
 from facekd.checkpoints.run_folder import CheckpointConfig
+from facekd.commands.command_line import GPU_NAME
 from facekd.commands.config_files import path_field, require
 from facekd.data.config import DataConfig
 from facekd.errors import ConfigError, ModelError
@@ -156,7 +157,7 @@ class TrainConfig:
             require(math.isfinite(value) and value >= 0, f"{name} must not be negative ({value}); 0 turns it off")
         require(self.log_every_images >= 1, f"log_every_images must be at least 1, not {self.log_every_images}")
         require(
-            bool(re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device)),
+            bool(re.fullmatch(f"auto|cpu|{GPU_NAME}", self.device)),
             f"device is {self.device!r}: auto, cpu, cuda, cuda:N",
         )
 

@@ -220,7 +220,7 @@ def test_files_that_are_no_model(tmp_path: Path) -> None:
     ("device", "count", "message"),
     [
         ("cuda", 0, "device cuda was asked for, but torch .* sees no GPU; use --device cpu"),
-        ("cuda:1", 1, "device cuda:1 was asked for, and this machine has 1 GPU, from 0 on"),
+        ("cuda:1", 1, "device cuda:1 was asked for, and this machine has 1 GPU, counted from 0"),
     ],
 )
 def test_a_gpu_that_is_not_there_is_named(
