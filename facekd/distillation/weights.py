@@ -185,8 +185,8 @@ class LossWeights:
 
     @property
     def has_temperature(self) -> bool:
-        """Tells whether an active loss has a temperature."""
-        return bool(self._with_temperature)
+        """Tells whether an active loss is given the temperature, which one of a plug-in may read."""
+        return bool(self._with_temperature) or any(name in self.active for name in self.plugin)
 
     @property
     def _with_temperature(self) -> list[str]:

@@ -19,6 +19,7 @@ from facekd.backbones.building import BACKBONES
 from facekd.checkpoints.checkpoint import read_checkpoint
 from facekd.checkpoints.models import load_backbone
 from facekd.cli import main
+from facekd.commands.config_files import parse_config
 from facekd.distillation.losses import EMBEDDING_LOSSES
 from facekd.distillation.weights import LOSS_NEEDS
 from facekd.errors import CheckpointError, ConfigError
@@ -28,6 +29,8 @@ from facekd.head.classifier import build_classifier
 from facekd.head.config import HeadConfig
 from facekd.head.loss_terms import CrossEntropy, LazyLogits
 from facekd.margins import MARGIN_FUNCTIONS, MARGINS, OTHER_COSINES
+from facekd.training.config.distill_config import DistillConfig
+from facekd.training.config.idle_settings import idle_settings
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 PLAIN = EXAMPLES / "plain_backbone.py"
@@ -163,6 +166,15 @@ def test_a_loss_has_a_weight_and_a_column_in_the_log(tiny_arguments: list[str], 
     forget()
     EMBEDDING_LOSSES.pop("pkt"), LOSS_NEEDS.pop("pkt")
     assert main(["distill", *words, "--loss.plugin.pkt", "1000"]) == 2
+
+
+def test_a_loss_may_read_the_temperature(tiny_arguments: list[str]) -> None:
+    plugins.load_plugin(str(EXAMPLES / "pkt_loss.py"))
+    said = "loss.temperature = 2.0 has no effect: no loss that has one is active"
+    for weight, found in (("1", []), ("0", [said])):
+        words = ["--teacher.model", "t", "--loss.plugin.pkt", weight, "--loss.embedding_cosine", "1"]
+        words = [*tiny_arguments, *words, "--loss.temperature", "2"]
+        assert idle_settings(parse_config(DistillConfig, words, "", "")) == found
 
 
 def test_pkt_equals_a_loop() -> None:

@@ -27,7 +27,7 @@ def idle_settings(config: TrainConfig) -> list[str]:
     ]
     if isinstance(config, DistillConfig):
         has_temperature = config.effective_loss.has_temperature
-        readers.append(("loss.temperature", has_temperature, "no loss that has a temperature is active"))
+        readers.append(("loss.temperature", has_temperature, "no loss that has one is active"))
     found = []
     for key, is_read, why in readers:
         section, name = key.split(".")
