@@ -15,7 +15,7 @@ import numpy as np
 
 from evaluation.sets.embedding_rows import NpyRows, halves_agree
 from facekd.errors import DataError, InputError
-from facekd.faces.gallery import is_gallery, read_gallery
+from facekd.faces.gallery import holds_mirror_images
 from facekd.files.npy_files import read_npz
 from facekd.files.reading import sha256_of_file
 from facekd.files.unchanged import unchanged
@@ -128,7 +128,7 @@ def _read_named(path: Path, holds_flipped: bool | None) -> tuple[GivenEmbeddings
     half = width // 2 if holds_flipped else width
     mirrored = rows[:, half:] if holds_flipped else None
     given = _given(path, rows[:, :half], mirrored, rows.shape, rows.dtype)
-    is_inside = mirrored is None and is_gallery(path) and read_gallery(path).origin.flip
+    is_inside = mirrored is None and holds_mirror_images(path)
     return replace(given, has_mirror_inside=is_inside), places
 
 

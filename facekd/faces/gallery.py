@@ -138,12 +138,30 @@ def is_gallery(path: Path) -> bool:
     Raises:
         DataError: it is a named pipe or a device, at which opening could wait for ever.
     """
+    return {"about", "embeddings"} <= _names_in(path)
+
+
+def _names_in(path: Path) -> set[str]:
+    """Returns the names of the arrays in an archive; none for another file."""
     require_regular_file(path)
     try:
         with zipfile.ZipFile(path) as archive:
-            return {"about.npy", "embeddings.npy"} <= {*archive.namelist()}
+            return {name.removesuffix(".npy") for name in archive.namelist()}
     except Exception:  # a damaged archive can make zipfile raise anything
+        return set()
+
+
+def holds_mirror_images(path: Path) -> bool:
+    """Tells whether a file is a gallery whose embeddings have those of the mirror images added.
+
+    Only its description is read. Other archives, whatever they hold beside embeddings, are none.
+
+    Raises:
+        DataError: it is a gallery of another version, or with a damaged description.
+    """
+    if not {"about", "embeddings", *ARRAYS} <= _names_in(path):
         return False
+    return _read_origin(read_npz(path, REMEDY, ("about",))["about"], path).flip
 
 
 def check_same_model(gallery: Gallery, embedder: Embedder, path: str | os.PathLike[str]) -> None:

@@ -372,6 +372,10 @@ def test_a_gallery_says_whether_the_mirror_images_are_in_its_embeddings(tmp_path
         assert protocol["flip"] is flip and ("f(x) + f(mirrored x)" in protocol["text"]) == flip
     with pytest.raises(FacekdError, match=r"--no-flip: .*g\.npz was embedded with the mirror images"):
         main([*words, "--output", str(tmp_path / "out"), "--no-flip"])
+    # Another program's array of that name says nothing, whatever it is.
+    np.savez(tmp_path / "g.npz", names=texts[0], embeddings=rows, about=np.array({"model": "m"}))
+    assert main([*words, "--output", str(tmp_path / "out"), "--no-report"]) == 0
+    assert results(tmp_path / "out")["protocol"]["flip"] is False
 
 
 def test_given_embeddings_are_searched_by_their_whole_names(tmp_path: Path) -> None:
