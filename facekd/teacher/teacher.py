@@ -195,9 +195,13 @@ def _open_model(teacher: TeacherConfig, **options: Any) -> TorchEmbedder | OnnxE
     )
 
 
-def fingerprints_in_full_precision(teacher: TeacherConfig) -> set[str]:
-    """Returns the fingerprints that the model of a config has for `facekd rebuild-head`, which may resize images."""
-    return {_open_model(teacher, resize=resize).fingerprint for resize in (False, True)}
+def has_fingerprint(teacher: TeacherConfig, fingerprint: str) -> bool:
+    """Tells whether a fingerprint is that of a config's model in full precision, with or without resizing.
+
+    So `facekd rebuild-head` opens it, whatever the precision of the distillation.
+    """
+    resizes = (teacher.resize, not teacher.resize)
+    return any(_open_model(teacher, resize=resize).fingerprint == fingerprint for resize in resizes)
 
 
 def teacher_fingerprint(embedder: str, head: SharedHead | None) -> str:

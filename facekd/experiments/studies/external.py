@@ -143,7 +143,7 @@ def _add_evaluation(
             found.unused.add(f"other {evaluation.set_text}")
             continue
         ours, theirs = definition_of(sets[pack]), definition_of(part)
-        shared = ours.keys() & theirs.keys()  # not all versions of facekd recorded the same
+        shared = [key for key in ours if key in theirs]  # not all versions of facekd recorded the same
         if differences := describe_differences(*({key: one[key] for key in shared} for one in (ours, theirs))):
             found.unused.add(f"{pack} by another protocol ({differences})")
             continue

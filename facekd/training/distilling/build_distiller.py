@@ -21,7 +21,7 @@ from facekd.errors import TeacherError
 from facekd.head.classifier import build_classifier
 from facekd.teacher.config import TeacherConfig
 from facekd.teacher.mean_teacher import MeanTeacher, joined_fingerprint
-from facekd.teacher.teacher import fingerprints_in_full_precision, open_teacher, teacher_fingerprint
+from facekd.teacher.teacher import has_fingerprint, open_teacher, teacher_fingerprint
 from facekd.training.config.distill_config import DistillConfig
 from facekd.training.distilling.distiller import Distiller, Embedder, Head, Objective, StudentParts, TeacherParts
 from facekd.training.recognizer import make_backbone
@@ -192,9 +192,9 @@ def _load_teacher_head(config: DistillConfig, dataset: FaceDataset, teacher: Emb
         )
     head, checkpoint = read_classifier(source)
     require_same_people(head, checkpoint, dataset)
-    made_of = checkpoint.teacher_fingerprint if checkpoint.backbone is None else None
-    is_other = teacher is not None and made_of not in (None, "", teacher.fingerprint)
-    if is_other and not (config.teacher.model and made_of in fingerprints_in_full_precision(config.teacher)):
+    made_of = (checkpoint.teacher_fingerprint or "") if checkpoint.backbone is None else ""
+    is_other = teacher is not None and made_of not in ("", teacher.fingerprint)
+    if is_other and not (config.teacher.model and has_fingerprint(config.teacher, made_of)):
         dataset.warnings.append(
             f"{source}: was rebuilt from the embeddings of another file or preprocessing than "
             f"{config.teacher.model or config.teacher.cache}: if that is another network, what is learnt through this "

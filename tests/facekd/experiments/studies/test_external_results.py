@@ -151,9 +151,10 @@ def test_a_pack_or_a_far_that_an_evaluation_has_twice_counts_once_or_is_refused(
     theirs.parent.mkdir()
     theirs.write_text(json.dumps({**pack(), "tar_at_far": [pack()["tar_at_far"][0]] * 2}))  # `--fars 0.1,0.1`
     assert len(method_of(path)["packs"]["test"]["tar_at_far"][0]["tar"]["values"]) == 1
-    other = {**pack(), "protocol": {**pack()["protocol"], "flip": not pack()["protocol"]["flip"], "text": "another"}}
-    theirs.write_text(json.dumps(other))
-    with pytest.raises(DataError, match=r"has results on test by another protocol \(flip is \w+ and \w+\), and the"):
+    protocol = {"text": "another", "score": "s-norm", "flip": False, "folds": 3}
+    theirs.write_text(json.dumps({**pack(), "protocol": protocol}))
+    differences = "score is cosine and s-norm, flip is True and False, folds is 2 and 3"  # in this order in every run
+    with pytest.raises(DataError, match=rf"has results on test by another protocol \({differences}\), and the"):
         method_of(path)
     theirs.write_text(json.dumps({"format": "facekd-verification-summary", "version": 1, "pair_sets": [own, own]}))
     with pytest.raises(DataError, match=r"results\.json: has two results on test, and one training gives one"):
