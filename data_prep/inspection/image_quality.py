@@ -79,7 +79,7 @@ def measure_quality(pack: RecordPack, images: np.ndarray, workers: int) -> Quali
 
 
 def among_text(num_measured: int, num_images: int) -> str:
-    """Says among how many images was looked, if not among all; to be put behind what was found."""
+    """Returns words that say among how many images duplicates were looked for; empty if among all."""
     if num_measured == num_images:
         return ""
     return f" among {num_measured:,} of {counted(num_images, 'image')} (--check looks among all)"

@@ -159,8 +159,8 @@ class Normaliser:
         if _are_numbers(inside) != _are_numbers(self.cohort.people):
             one, other = ("the cohort", what) if _are_numbers(self.cohort.people) else (what, "the cohort")
             self.notes.append(
-                f"{self.cohort.path.name}: whether it contains people of the set is not known: {one} numbers them, and "
-                f"{other} names them"
+                f"{self.cohort.path.name}: whether it contains people of the set is not known: they go by numbers in "
+                f"{one}, and by names in {other}"
             )
         if shared := sorted(person for person in self.cohort.people if composed(person) in inside):
             raise DataError(

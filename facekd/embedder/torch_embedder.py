@@ -82,7 +82,7 @@ class TorchEmbedder:
     def fingerprint(self) -> str:
         """Hashes weights, preprocessing and the code of plug-ins; anew at each access unless frozen.
 
-        Otherwise the weights may be in training.
+        The weights of a module that is not frozen may change between two accesses.
         """
         import torch
 

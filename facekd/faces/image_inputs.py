@@ -245,7 +245,7 @@ def _tell_labels_apart(opened: Mapping[str, Sequence[Images]]) -> None:
 
 
 def _name_people_of_several_folders(opened: Mapping[str, Sequence[Images]]) -> None:
-    """Says which folders of one name count as one person: they may be somebody's, or 0001 of two sets."""
+    """Warns of people whose images lie in several folders of one name, which may be two people's: 0001 of two sets."""
     folders_of: dict[str, dict[str, None]] = {}
     for word, parts in opened.items():
         for part in parts if Path(word).is_dir() else ():

@@ -144,8 +144,8 @@ def choose_folds(
     elif num_recorded not in {0, 1, asked}:
         # Contiguous parts may share people, whom the set's own folds keep apart.
         warnings.append(
-            f"records {num_recorded} folds of its own, which are not taken: {asked} were asked for (`facekd evaluate "
-            f"lfw --folds {num_recorded}` takes them)"
+            f"records {counted(num_recorded, 'fold')} of its own, which an accuracy over {counted(asked, 'fold')} does "
+            f"not take (`facekd evaluate lfw --folds {num_recorded}` does)"
         )
     one_kind = one_kind_folds(is_same, fold_of)
     if not one_kind.size:

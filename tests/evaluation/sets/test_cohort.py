@@ -138,7 +138,9 @@ def test_cohorts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         lfw([*named, "--names", str(tmp_path / "accents.txt")])
     write_cohort(tmp_path / "c.npz", people="")
     assert lfw(named) == 0
-    assert "is not known: the cohort numbers them, and pairs names them" in " ".join(read(tmp_path / "out")["notes"])
+    assert "is not known: they go by numbers in the cohort, and by names in pairs" in " ".join(
+        read(tmp_path / "out")["notes"]
+    )
     write_cohort(tmp_path / "c.npz", SIZE + 1)
     with pytest.raises(DataError, match="embeddings have 8 values, and those of the cohort 9"):
         lfw(named)
