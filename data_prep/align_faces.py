@@ -7,7 +7,7 @@ import contextlib
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from data_prep.photographs.align_log import LOG_NAME, REASONS, AlignLog, Alignment
+from data_prep.photographs.align_log import LOG_NAME, REASONS, AlignLog, Alignment, entries_of_any_settings
 from data_prep.photographs.landmark_files import GivenLandmarks, read_landmarks
 from data_prep.photographs.photos import find_photos
 from facekd.commands.command_line import JPEG_QUALITY, THREADS, CommandParser, whole_number
@@ -43,6 +43,7 @@ from facekd.utils.wording import agreeing, counted
 
 REPORT_NAME, SET_ASIDE_NAME = "align_report.json", "set_aside.tsv"
 REPORT_FORMAT, REPORT_VERSION = "facekd-alignment", 1
+FORMATS = ("jpg", "png")
 
 
 @dataclass(frozen=True)
@@ -98,13 +99,15 @@ def _align_all(arguments: argparse.Namespace) -> int:
     tasks = _plan(photos, arguments.photos, arguments.output, settings.file_format)
     if not (arguments.force or (arguments.output / LOG_NAME).exists()):
         _refuse_files_of_others(arguments.output, tasks)
+    earlier = entries_of_any_settings(arguments.output) if arguments.force else {}
     if arguments.force:
         _withdraw_report(arguments.output)
+        _remove_renamed(tasks, tasks, earlier)  # before the log forgets them
     with AlignLog(arguments.output, vars(settings), arguments.force) as log:
         waiting = [task for task in tasks if not _is_done(task, log)]
         if waiting:
             _withdraw_report(arguments.output)
-            _remove_renamed(waiting, tasks, log)
+            _remove_renamed(waiting, tasks, log.entries)
         note = FirstImageNote()
         with in_order(lambda task: align_photo(task, finder, settings, note), waiting, arguments.workers) as results:
             for task, result in zip(waiting, track(results, "aligning photographs", len(waiting)), strict=True):
@@ -114,7 +117,7 @@ def _align_all(arguments: argparse.Namespace) -> int:
                     task.target.unlink(missing_ok=True)
                 log.add(entry)
         done = [log.entries[task.photo] for task in tasks]
-        left = _crops_without_photograph(arguments.output, tasks, log)
+        left = _crops_without_photograph(arguments.output, tasks, [*earlier.values(), *log.entries.values()])
 
     # Report.
     copied = ""
@@ -228,20 +231,20 @@ def _plan(photos: list[str], root: Path, output: Path, file_format: str) -> list
     return tasks
 
 
-def _remove_renamed(waiting: list[Task], tasks: list[Task], log: AlignLog) -> None:
+def _remove_renamed(waiting: list[Task], tasks: list[Task], earlier: Mapping[str, Alignment]) -> None:
     """Removes crops whose photographs get crops of other names now: a photograph would have two."""
     taken = {task.crop for task in tasks}
     for task in waiting:
-        entry, suffix = log.entries.get(task.photo), Path(task.crop).suffix
-        old = {f"{task.photo}{suffix}", f"{os.path.splitext(task.photo)[0]}{suffix}"} - taken  # noqa: PTH122
+        entry, stems = earlier.get(task.photo), (task.photo, os.path.splitext(task.photo)[0])  # noqa: PTH122
+        old = {f"{stem}.{suffix}" for stem in stems for suffix in FORMATS} - taken
         if entry is not None and entry.crop in old:  # a log may be a stranger's, and name any file
             task.target.with_name(Path(entry.crop).name).unlink(missing_ok=True)
 
 
-def _crops_without_photograph(output: Path, tasks: list[Task], log: AlignLog) -> list[str]:
+def _crops_without_photograph(output: Path, tasks: list[Task], entries: list[Alignment]) -> list[str]:
     """Returns the crops of earlier runs whose photographs are gone, or lie in another folder: they may be wanted."""
     photos, crops = {task.photo for task in tasks}, {task.crop for task in tasks}
-    others = {entry.crop for entry in log.entries.values() if entry.crop is not None and entry.photo not in photos}
+    others = {entry.crop for entry in entries if entry.crop is not None and entry.photo not in photos}
     return sorted(crop for crop in others - crops if not leads_out(crop) and (output / crop).is_file())
 
 
@@ -379,7 +382,7 @@ def _parser() -> argparse.ArgumentParser:
         help="turn upright by EXIF (default: yes)",
     )
     # How crops are written, and what happens to the rest.
-    add("--format", choices=("jpg", "png"), default="jpg", help="format of the crops (default: jpg)")
+    add("--format", choices=FORMATS, default="jpg", help="format of the crops (default: jpg)")
     add("--quality", type=JPEG_QUALITY, default=95, metavar="Q", help="JPEG quality (default: 95)")
     add("--set-aside", type=Path, metavar="DIR", help="copy photographs that were not aligned to DIR/REASON")
     add("--workers", type=THREADS, default=usable_cores(), metavar="N", help="threads (default: all cores)")

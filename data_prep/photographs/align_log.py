@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from dataclasses import asdict, dataclass
@@ -20,6 +21,13 @@ from facekd.utils.foreign import shown
 from facekd.utils.wording import agreeing, counted
 
 LOG_NAME = "align_log.jsonl"
+DAMAGE = (
+    ValueError,
+    RecursionError,
+    TypeError,
+    KeyError,
+    AttributeError,
+)  # what a damaged line makes json and us raise
 # Why a photograph is set aside, in words; the keys name folders of `--set-aside`.
 REASONS = {**choosing.REASONS, "no_landmarks": "not in the landmark file"}
 
@@ -113,11 +121,9 @@ class AlignLog:
                 if number == 0:
                     self._check(value["settings"], settings)
                     continue
-                entry = Alignment(**value)
-                if not _is_sound(entry):
-                    raise TypeError("values of other kinds")
+                entry = _entry_of(value)
                 self.entries[entry.photo] = entry
-            except (ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
+            except DAMAGE as error:
                 if number == 0:
                     raise DataError(
                         f"{self.path}: its first line, the settings, is damaged ({error}); choose another output "
@@ -142,6 +148,24 @@ class AlignLog:
                 f"{settings.get(name)}; crops made in two ways do not belong in one data set: choose "
                 "another output folder, or align all photographs again with --force"
             )
+
+
+def entries_of_any_settings(folder: Path) -> dict[str, Alignment]:
+    """Reads what an earlier alignment into a folder has done, whatever its settings; damaged lines are left out."""
+    entries: dict[str, Alignment] = {}
+    path = folder / LOG_NAME
+    for line, _ in whole_lines(path) if path.is_file() else ():
+        with contextlib.suppress(*DAMAGE):  # the first line, the settings, is no entry
+            entry = _entry_of(json.loads(line))
+            entries[entry.photo] = entry
+    return entries
+
+
+def _entry_of(value: Any) -> Alignment:
+    entry = Alignment(**value)
+    if not _is_sound(entry):
+        raise TypeError("values of other kinds")
+    return entry
 
 
 def _is_sound(entry: Alignment) -> bool:

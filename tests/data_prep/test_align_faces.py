@@ -300,6 +300,10 @@ def test_a_photograph_has_one_crop_and_those_without_one_are_named(tmp_path: Pat
     assert f"2 crops of earlier runs are of photographs that are not in {photos} now, and stay" in said
     assert "Ada/x.png.png, Ada/y.png" in said and (out / "Ada" / "y.png").exists()
     assert sorted(file.name for file in (out / "Ada").iterdir()) == ["x.png", "x.png.png", "y.png"]
+    # So it is where everything is aligned again, in another format too.
+    words = ("--force", "--format", "jpg")
+    assert "2 crops of earlier runs are of photographs that are not in" in run(*command, *words)[2]
+    assert sorted(file.name for file in (out / "Ada").iterdir()) == ["x.jpg", "x.png.png", "y.png"]
 
 
 @pytest.mark.parametrize(
