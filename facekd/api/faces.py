@@ -75,7 +75,8 @@ def load_model(
         batch_size: images per call of the model; None takes the usual number.
 
     Raises:
-        ModelError: the file is no model, or does not say enough about itself.
+        ModelError: the file is no model, or does not say enough about itself; or `device` is none.
+        FacekdError: there is no such GPU.
     """
     asked = {"mean": mean, "std": std, "color": color, "threads": threads, "batch_size": batch_size}
     given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}

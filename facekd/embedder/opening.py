@@ -10,6 +10,7 @@ Shapes: B images, D embedding values, S image size in pixels.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from facekd.embedder.onnx_models.embedder import OnnxEmbedder
 from facekd.embedder.torch_embedder import TorchEmbedder
 from facekd.errors import ModelError
 from facekd.images.preprocessing import overridden
+from facekd.utils.foreign import shown
 
 
 def open_embedder(
@@ -38,16 +40,19 @@ def open_embedder(
     Args:
         path: an ONNX file, a checkpoint, or the folder of a run (its latest checkpoint).
         mean, std, color, image_size: override what the file says; None keeps what it says.
-        device: where the model runs.
+        device: where the model runs: `cpu`, `cuda` or `cuda:N`.
         batch_size: images per call of the model; None means the embedder's default.
         options: `resize` (resize images of another size instead of refusing them); for an ONNX file `threads`,
             `output` and `rewrite_prelu`; for a checkpoint `normalize`, `autocast` and `ema` (False takes the weights as
             trained even if there is a moving average). None means the default and is accepted for every option.
 
     Raises:
-        ModelError: the file is neither, or does not take one of the options.
+        ModelError: the file is neither, or does not take one of the options; or `device` is none.
+        FacekdError: there is no such GPU.
     """
-    path = Path(path)
+    path, device = Path(path), str(device)
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", device):
+        raise ModelError(f"device is {shown(repr(device))}; expected cpu, cuda or cuda:N")
     given = {name: value for name, value in options.items() if value is not None}
 
     # An ONNX file brings its own network and usually its preprocessing.

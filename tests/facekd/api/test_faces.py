@@ -54,6 +54,13 @@ def test_files_folders_and_pixels_give_the_same_embeddings(model: Path, tmp_path
     assert opened.embed(CROPS[0], flip=flip).shape == (1, opened.embedding_size)
 
 
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", 3])
+def test_a_device_that_is_none_is_refused_whatever_the_model(device: str, model: Path, tmp_path: Path) -> None:
+    for path in (model, tmp_path / "run"):
+        with pytest.raises(ModelError, match=f"device is '{device}'; expected cpu, cuda or cuda:N"):
+            facekd.load_model(path, device=device)
+
+
 def test_photographs_are_searched_for_faces(model: Path, tmp_path: Path, scrfd: Path) -> None:
     both = paint(ONE, LARGE)
     both[..., 1] = (np.arange(128) * 2)[:, None]
