@@ -38,6 +38,7 @@ example:
 what it leaves there:
   data/            generated shards (train.rec, train.idx, property), and test.bin with other people
   untrained.pt     the network before training: the lowest result to compare with
+  teacher.cache    the embeddings of arcface/, which its students learn from
   arcface/ cosface/   the runs: checkpoints, log.jsonl, config.yaml, output.log; verification/
   student/ part/ th_kd/ sh_kd/ kd/ l2/   a student of half the width: alone, and taught in five ways;
                    part/model.onnx is the exported one
