@@ -247,7 +247,12 @@ def _parser() -> argparse.ArgumentParser:
         default="fail",
         help="stop at an image that cannot be read, or leave it out (default: fail)",
     )
-    add("--workers", type=PROCESSES, metavar="N", help="processes that read images (default: 4 with --device cuda)")
+    add(
+        "--workers",
+        type=PROCESSES,
+        metavar="N",
+        help="processes that read images (default: 4 with --device cuda, else 0)",
+    )
     add("--force", action="store_true", help="replace clusters that are there")
     add_model_options(parser)
     parser.set_defaults(unlabelled=True)

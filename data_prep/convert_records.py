@@ -388,7 +388,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--layout",
         choices=("insightface", "im2rec"),
-        help="default: insightface; with several files im2rec",
+        help="default: insightface; with --shards or --shuffle im2rec",
     )
     # Order, labels and pixels of the new data set.
     add("--shards", type=whole_number(1, 100_000), default=1, metavar="S", help="split into S files (default: 1)")
