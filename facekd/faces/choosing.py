@@ -22,6 +22,8 @@ REASONS: Mapping[str, str] = {
     "odd_landmarks": "landmarks that do not look like a face",
     "unreadable": "cannot be read or decoded",
 }
+# Which face of several is taken, in words.
+ONE_OF_SEVERAL: Mapping[str, str] = {"largest": "largest", "centre": "one nearest the centre", "score": "surest"}
 # Faces far below the least score are still found, to tell "only low scores" from "no face" when choosing the limit.
 LEAST_CANDIDATE_SCORE = 0.1
 

@@ -136,13 +136,15 @@ def _directions(path: str, found: FoundFaces, embeddings: np.ndarray) -> np.ndar
 
 def _print(arguments: argparse.Namespace, compared: Comparison) -> None:
     """Prints which faces were compared, their cosines, and what is decided."""
+    from facekd.faces.choosing import ONE_OF_SEVERAL
     from facekd.utils.terminal import console
 
     # Which faces.
     for image in compared.images:
         taken, sure = len(image.found.faces), image.found.num_sure
         if sure > 1:
-            which = f"{taken}" if arguments.faces == "all" else f"the {_WHICH[arguments.faces]}, --faces all takes each"
+            one = ONE_OF_SEVERAL.get(arguments.faces)
+            which = f"{taken}" if one is None else f"the {one}, --faces all takes each"
             print(f"{shown(image.path)}: shows {counted(sure, 'face')}; compared: {which}")
 
     # Their cosines, and what the threshold makes of them.
@@ -245,9 +247,6 @@ def _write(arguments: argparse.Namespace, argv: list[str] | None, compared: Comp
     }
     write_json(arguments.output, content)
     print(f"written to {arguments.output}")
-
-
-_WHICH = {"largest": "largest", "centre": "one nearest the centre", "score": "surest"}
 
 
 def _parser() -> CommandParser:

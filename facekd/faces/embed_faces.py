@@ -165,7 +165,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="facekd embed",
         description="Embeds the faces of photographs, or aligned crops, into one file: a gallery.",
         example="examples:\n"
-        "  photographs in one folder per person, of which each face is found, aligned and embedded:\n"
+        "  photographs in one folder per person; the largest face of each is found, aligned and embedded:\n"
         "  facekd embed PHOTOS --model model.onnx --detector scrfd_2.5g_bnkps.onnx --output faces.npz\n\n"
         "  crops that `facekd data align` made, or a training pack:\n"
         "  facekd embed ALIGNED train.rec --model model.onnx --output faces.npz\n\n"

@@ -14,6 +14,7 @@ from facekd.embedder.model_options import MODEL_HELP, add_model_options
 from facekd.errors import ConfigError, DataError, run_verb
 from facekd.faces.decisions import add_decision_options, how_to_measure, read_decision
 from facekd.faces.options import add_face_options
+from facekd.utils.foreign import shown
 from facekd.utils.processes.children import usable_cores
 from facekd.utils.wording import agreeing, counted
 
@@ -86,6 +87,7 @@ def _search(arguments: argparse.Namespace, model: dict[str, Any]) -> SearchResul
 
 def _print(arguments: argparse.Namespace, results: SearchResults) -> None:
     """Prints the first matches, and what is known of the threshold."""
+    from facekd.faces.choosing import ONE_OF_SEVERAL
     from facekd.utils.terminal import console
 
     results.table(MAX_PRINTED).print(console())
@@ -97,6 +99,12 @@ def _print(arguments: argparse.Namespace, results: SearchResults) -> None:
     if results.decision is None:
         origin = results.gallery.origin
         print(how_to_measure(arguments.model or origin.model, origin.flip), file=sys.stderr)
+    if (several := results.probes.several) and (one := ONE_OF_SEVERAL.get(arguments.faces)):
+        print(
+            f"note: several faces on {counted(len(several), 'image')}, the first {shown(several[0])}; of each the {one} "
+            "was searched for, --faces all takes each",
+            file=sys.stderr,
+        )
     for one in results.probes.without[:MAX_PRINTED]:
         print(f"warning: {one.describe()}", file=sys.stderr)
     if len(results.probes.without) > MAX_PRINTED:

@@ -46,12 +46,14 @@ class Probes:
         without: the images that have none.
         named: names of the images that were embedded, which the user named.
         galleries: files of the galleries among the probes.
+        several: names of the images in which the detector is sure of several faces.
     """
 
     faces: Gallery
     without: Sequence[WithoutFace]
     named: frozenset[str] = frozenset()
     galleries: Sequence[Path] = ()
+    several: Sequence[str] = ()
 
 
 def collect_probes(
@@ -78,19 +80,20 @@ def collect_probes(
     parts = [_read_probes(Path(word), gallery.origin, path) for word in galleries]
     others = [word for word in words if word not in galleries]
     without: list[WithoutFace] = []
+    several: list[str] = []
     named: frozenset[str] = frozenset()
     if others:
         images = list_images(others)
         named = frozenset(images.names)
         embedder, finder = open_model()
         check_same_model(gallery, embedder, path)
-        if (embedded := _embed(images, embedder, finder, gallery.origin, workers, without)) is not None:
+        if (embedded := _embed(images, embedder, finder, gallery.origin, workers, without, several)) is not None:
             parts.append(embedded)
     if not parts:
         more = f", and {counted(len(without) - 1, 'more image')} without a face" if len(without) > 1 else ""
         advice = ADVICE_ON_SIZE if without[0].reason == "other_size" else ""
         raise DataError(f"{without[0].describe()}{more}: nothing to search for{advice}")
-    return Probes(_join(parts), without, named, [Path(word) for word in galleries])
+    return Probes(_join(parts), without, named, [Path(word) for word in galleries], several)
 
 
 def _is_gallery(word: str) -> bool:
@@ -116,15 +119,22 @@ def _read_probes(word: Path, origin: Origin, path: Path) -> Gallery:
 
 
 def _embed(
-    images: Images, embedder: Embedder, finder: FaceFinder, origin: Origin, workers: int, without: list[WithoutFace]
+    images: Images,
+    embedder: Embedder,
+    finder: FaceFinder,
+    origin: Origin,
+    workers: int,
+    without: list[WithoutFace],
+    several: list[str],
 ) -> Gallery | None:
-    """Embeds images as the gallery was; notes those without a face. Returns None if none has one."""
+    """Embeds images as the gallery was; notes those without a face and with several. Returns None if none has one."""
     rows, of_image = [], []
     with embed_in_order(embedder, finder, images, range(len(images)), origin.flip, workers) as results:
         for image in track(results, "embedding probes", len(images)):
             found, _ = rows_to_keep([image])
             rows.append(found)
             of_image += [image.index] * len(found)
+            several += [images.names[image.index]] if image.found.num_sure > 1 else []
             if not len(found):
                 reason = image.found.reason or "no_direction"
                 without.append(WithoutFace(images.names[image.index], reason, image.found.detail))

@@ -130,11 +130,14 @@ def test_photographs_are_searched_for_face_by_face_and_those_without_are_named(h
     words = ("both.png", "none.png", "--gallery", "faces.npz", *ON_PHOTOS, "--faces", "all")
     status, text, error = run(search_faces.main, *words, "--output", "s.json", "--page", "s.html")
     assert status == 0 and "warning: none.png: no face found" in error
-    assert "both.png [8,16 40,48]" in text and "both.png [56,48 120,112]" in text
+    assert "both.png [8,16 40,48]" in text and "both.png [56,48 120,112]" in text and "several faces" not in error
     found = found_in()
     assert [probe["box"] is not None for probe in found["probes"]] == [True, True]
     assert found["without_face"] == [{"image": "none.png", "reason": "no_face", "detail": None}]
     assert "1 image without a face" in (here / "s.html").read_text()
+    status, text, error = run(search_faces.main, "both.png", "--gallery", "faces.npz", *ON_PHOTOS)
+    assert status == 0 and "1 face searched for" in text
+    assert "several faces on 1 image, the first both.png; of each the largest was searched for, --faces all" in error
 
 
 def test_a_page_shows_the_faces_that_are_still_there(here: Path, run: Run) -> None:
