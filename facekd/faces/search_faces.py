@@ -101,8 +101,8 @@ def _print(arguments: argparse.Namespace, results: SearchResults) -> None:
         print(how_to_measure(arguments.model or origin.model, origin.flip), file=sys.stderr)
     if (several := results.probes.several) and (one := ONE_OF_SEVERAL.get(arguments.faces)):
         print(
-            f"note: several faces on {counted(len(several), 'image')}, the first {shown(several[0])}; of each the {one} "
-            "was searched for, --faces all takes each",
+            f"note: several faces on {counted(len(several), 'image')}, the first {shown(several[0])}; of each the "
+            f"{one} was searched for, --faces all takes each",
             file=sys.stderr,
         )
     for one in results.probes.without[:MAX_PRINTED]:
