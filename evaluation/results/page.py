@@ -7,6 +7,8 @@ at any time and without the model. The images of the worst pairs of an IJB-style
 from __future__ import annotations
 
 import os
+import shlex
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,7 @@ from facekd.verification.groups.cell_rates import RULE_OF_30
 FOLDER_COUNTS = ("num_images", "num_people", "num_gallery", "num_distractors", "num_probes")
 FILES = ("results.csv", "report.md", "report.html")
 REPORTED = (IJB_FORMAT, FOLDER_FORMAT, PROTOCOL_FORMAT, LFW_FORMAT)
+TOLD_OF_MODEL = ("--mean", "--std", "--color", "--image-size", "--embedding-output")
 CAPTIONS = {  # of the pictures that `facekd evaluate lfw` leaves
     "roc.png": "The ROC: true accept rate against false accept rate, and how the scores of both kinds are distributed.",
     "quality.png": "Error versus discard: the false reject rate without the pairs of the lowest quality.",
@@ -128,7 +131,6 @@ def _title(result: dict[str, Any]) -> str:
 def _next_steps(folder: Path, result: dict[str, Any]) -> list[str]:
     """Says what to type next: another model on the same data, and decisions by one of the thresholds."""
     steps = []
-    model = (result.get("model") or {}).get("path") or "MODEL.onnx"
     if result["format"] == FOLDER_FORMAT:
         other = ["--model", "OTHER.onnx", "--images", result["images"], "--output", "OTHER"]
         steps.append(f"Another model on the same people: `{command_text('evaluate folder', other)}`")
@@ -141,11 +143,22 @@ def _next_steps(folder: Path, result: dict[str, Any]) -> list[str]:
     # The strictest threshold that enough false accepts stand behind.
     points = [point for point in result.get("tar_at_far") or [] if point["tar"] is not None]
     known = {point["far"] for point in points if (point["false_accepts"] or 0) >= RULE_OF_30}
-    if points and result["format"] != PROTOCOL_FORMAT and not result.get("score_norm"):
+    model = result.get("model")  # without one, nobody can tell whose thresholds they are
+    if model and points and result["format"] != PROTOCOL_FORMAT and not result.get("score_norm"):
         far = min(known, default=max(point["far"] for point in points))
-        words = ["A.jpg", "B.jpg", "--model", model, "--thresholds", str(folder), "--far", f"{far:g}"]
+        opened = [model.get("path") or "MODEL.onnx", *_told_of_model(str(result.get("command")))]
+        words = ["A.jpg", "B.jpg", "--model", *opened, "--thresholds", str(folder), "--far", f"{far:g}"]
         steps.append(f"Are two photographs of one person? `{command_text('compare', words)}`")
     return steps
+
+
+def _told_of_model(command: str) -> list[str]:
+    """Returns the options of a command that say how a model takes images: with others its thresholds are refused."""
+    try:
+        words = shlex.split(command)
+    except ValueError:  # what others put there
+        return []
+    return [part for name, value in pairwise(words) if name in TOLD_OF_MODEL for part in (name, value)]
 
 
 def _tables(result: dict[str, Any]) -> list[Table]:

@@ -23,6 +23,7 @@ from evaluation.ijb.protocol import load_protocol
 from evaluation.results.page import FILES, write_report
 from evaluation.results.pairs_of_result import load_pairs
 from facekd.errors import FacekdError, ImageError
+from tests.measured_results import MODEL
 from tests.no_waiting import failing_if_it_waits
 
 
@@ -123,10 +124,16 @@ def test_the_threshold_to_try_next_is_the_strictest_that_30_false_accepts_stand_
     result = json.loads((folder / "results.json").read_text())
     point = next(one for one in result["tar_at_far"] if one["tar"] is not None)
     counts = [{"false_accepts": number, "num_impostor": 1000, "achieved_far": number / 1000} for number in accepts]
-    change(folder, tar_at_far=[{**point, "far": 0.1**place, **own} for place, own in enumerate(counts, 1)])
+    points = [{**point, "far": 0.1**place, **own} for place, own in enumerate(counts, 1)]
+    change(folder, tar_at_far=points, model=MODEL, command="facekd x --mean 1 --color bgr --rule exact")
     (folder / "curves.npz").unlink()  # whose ROC is of other counts
     write_report(folder)
-    assert f"--far {far:g}</code>" in (folder / "report.html").read_text()
+    page = (folder / "report.html").read_text()
+    assert f"--model m.onnx --mean 1 --color bgr --thresholds {folder} --far {far:g}</code>" in page
+    # Of embeddings made elsewhere there are no thresholds that `compare` takes.
+    change(folder, model=None)
+    write_report(folder)
+    assert "facekd compare" not in (folder / "report.html").read_text()
 
 
 def test_the_csv_holds_every_number_to_the_last_digit(evaluated: Path) -> None:
