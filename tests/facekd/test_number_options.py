@@ -34,13 +34,13 @@ def parser_of(verb: str) -> CommandParser:
 
 
 def number_options(verb: str) -> list[argparse.Action]:
-    """The options that take numbers: all with a type but that of paths."""
+    """The options that take numbers: all with a type but those of paths, plug-ins and devices."""
     return [action for action in parser_of(verb)._actions if action.type is not None and _is_of_numbers(action)]
 
 
 def _is_of_numbers(action: argparse.Action) -> bool:
     name = getattr(action.type, "__name__", "")
-    return "Path" not in name and name != "load_plugin"
+    return "Path" not in name and name not in ("load_plugin", "device_name")
 
 
 @pytest.mark.parametrize("verb", sorted(VERBS.keys() - CONFIG_VERBS))
