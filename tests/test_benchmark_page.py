@@ -65,6 +65,7 @@ def test_a_page_without_one_place_for_it_is_refused_before_anything_runs(run_all
     assert file.read_text() == page
 
 
+@pytest.mark.slow
 def test_what_fails_is_said_in_its_place(run_all, tmp_path):
     broken = run_all.Benchmark("validation", "validation.py --no-such-option", 1)
     content, is_fine = run_all.run(broken, tmp_path, 60.0)

@@ -6,8 +6,6 @@ import ast
 from functools import cache
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parent.parent
 
 # From the bottom up. A folder may import folders of its own row and of those above it in this list.
@@ -88,25 +86,32 @@ def is_verb(module: str) -> bool:
     return any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in syntax_tree(module).body)
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_a_file_imports_only_its_own_layer_and_those_below(module: str) -> None:
-    upward = [name for name in imports_of(module) if layer_of(name) > layer_of(module)]
-    assert not upward, f"{module} reaches up to {upward}"
+def test_a_file_imports_only_its_own_layer_and_those_below() -> None:
+    upward = [(module, name) for module in MODULES for name in imports_of(module) if layer_of(name) > layer_of(module)]
+    assert not upward, f"these reach up: {upward}"
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_only_the_command_imports_a_file_that_has_a_main(module: str) -> None:
+def test_only_the_command_imports_a_file_that_has_a_main() -> None:
     # The calls of `facekd.api` are commands for Python.
-    if module not in ("facekd.cli", "facekd.__main__") and not module.startswith("facekd.api."):
-        verbs = [name for name in imports_of(module) if is_verb(name)]
-        assert not verbs, f"{module} imports {verbs}: move what it needs into a file without `main`"
+    libraries = [
+        module
+        for module in MODULES
+        if module not in ("facekd.cli", "facekd.__main__") and not module.startswith("facekd.api.")
+    ]
+    verbs = [(module, name) for module in libraries for name in imports_of(module) if is_verb(name)]
+    assert not verbs, f"these import a verb: {verbs}; move what they need into a file without `main`"
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_evaluation_and_data_prep_do_not_name_each_other(module: str) -> None:
-    other = {"evaluation": "data_prep", "data_prep": "evaluation"}.get(module.partition(".")[0])
-    named = [name for name in imports_of(module) if name.partition(".")[0] == other]
-    assert not named, f"{module} imports {named}"
+def test_evaluation_and_data_prep_do_not_name_each_other() -> None:
+    other = {"evaluation": "data_prep", "data_prep": "evaluation"}
+    packages = {module: module.partition(".")[0] for module in MODULES}
+    named = [
+        (module, name)
+        for module, package in packages.items()
+        for name in imports_of(module)
+        if packages[name] == other.get(package)
+    ]
+    assert not named, f"these import each other: {named}"
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:

@@ -97,7 +97,8 @@ def test_what_is_evaluated_is_what_is_saved(runs: Runs) -> None:
     assert (run / "checkpoints" / "best.pt").exists()
 
 
-@pytest.mark.parametrize("sharded", [pytest.param("false", marks=pytest.mark.slow), "true"])
+@pytest.mark.slow
+@pytest.mark.parametrize("sharded", ["false", "true"])
 def test_ranks_that_start_apart_are_refused(sharded: str, tmp_path: Path) -> None:
     # As on two machines without a shared file system: the second finds no run to resume.
     arguments = train_arguments(tmp_path / "run", "--images", "24", "--checkpoint.every_images", "12")

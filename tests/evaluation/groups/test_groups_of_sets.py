@@ -52,6 +52,7 @@ def unit(rows: list[np.ndarray]) -> np.ndarray:
     return array / np.linalg.norm(array, axis=1, keepdims=True)
 
 
+@pytest.mark.slow
 def test_counts_of_a_folder_are_those_of_two_loops(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     embeddings = planted(tmp_path, noisy=1.6)
     result = run_folder(tmp_path, "--report")

@@ -66,7 +66,8 @@ def test_best_has_one_head_beside_it(fresh: Callable[..., TrainingState]) -> Non
     assert heads_in(state.folder) == [] and "weight" in load_checkpoint(best)["head"]
 
 
-@pytest.mark.parametrize("name", [pytest.param("best", marks=pytest.mark.slow), None], ids=["best", "numbered"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["best", None], ids=["best", "numbered"])
 def test_a_kill_while_it_is_saved_again_leaves_one_that_loads(
     name: str | None, fresh: Callable[..., TrainingState], tmp_path: Path
 ) -> None:

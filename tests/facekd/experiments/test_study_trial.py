@@ -55,6 +55,7 @@ def seconds_of(text: str) -> int:
     return sum(int(number) * units[unit] for number, unit in re.findall(r"(\d+)([dhms])", text))
 
 
+@pytest.mark.slow
 def test_images_that_a_run_has_seen_count_as_done_for_that_run_alone(tmp_path: Path, run: Callable[..., Any]) -> None:
     base = {**BASE, "images": 9_600_000}
     given = {"packs": ["a.bin"], "reference": "alone"}

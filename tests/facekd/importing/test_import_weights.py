@@ -245,6 +245,7 @@ def fitted_classifier(backbone: Path, faces: Path) -> torch.Tensor:
     return weight.detach()
 
 
+@pytest.mark.slow
 def test_a_student_learns_through_an_imported_classifier(tmp_path, capsys, tiny_faces, tiny_arguments):
     # Four processes have 2, 2, 1 and 1 of the 6 identities.
     source = write_ranks(tmp_path / "run", torch.ones(6, 16), 4)

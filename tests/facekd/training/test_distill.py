@@ -79,7 +79,7 @@ def losses(folder: Path, name: str = "loss") -> list[float]:
         {"share": 0.5, "loss__kl": 1},
         pytest.param({"share": 1, "loss__kl": 1}, marks=pytest.mark.slow),
         pytest.param({"loss__kl": 1}, marks=pytest.mark.slow),
-        {"loss__kl": 1.5, "loss__th_kl": 0.02, "margin_on_teacher_head": "false"},
+        pytest.param({"loss__kl": 1.5, "loss__th_kl": 0.02, "margin_on_teacher_head": "false"}, marks=pytest.mark.slow),
         pytest.param({"loss__ce": 0.5, "loss__dkd_target": 1, "loss__dkd_others": 4}, marks=pytest.mark.slow),
         pytest.param(
             {"share": 0.5, "loss__dist_inter": 2, "loss__dist_intra": 2, "loss__standardize_logits": "true"},
@@ -90,7 +90,7 @@ def losses(folder: Path, name: str = "loss") -> list[float]:
         {"loss__rkd_distance": 25, "loss__rkd_angle": 50, "loss__sp": 10},
         pytest.param({"loss__crd": 0.8}, marks=pytest.mark.slow),
         pytest.param({"loss__ce": 0, "loss__arcdistill": 1}, marks=pytest.mark.slow),
-        {"loss__ce": 0, "loss__adadistill": 1},
+        pytest.param({"loss__ce": 0, "loss__adadistill": 1}, marks=pytest.mark.slow),
         pytest.param({"loss__ce": 0, "loss__simkd": 1}, marks=pytest.mark.slow),
     ],
     ids=lambda overrides: " ".join(f"{key}={value}" for key, value in overrides.items()),
@@ -126,6 +126,7 @@ def test_a_frozen_classifier_never_moves_a_bit(distil: Distil, teacher: Path) ->
     assert student["projection"].shape == (24, 16)
 
 
+@pytest.mark.slow
 def test_a_teacher_under_the_students_frozen_head(tiny_config: Any, distil: Distil, tmp_path: Path) -> None:
     # SH-KD: student (I0), teacher under the student's head (I1), new student under the same head (I2).
     first = tiny_config(output=tmp_path / "I0")
@@ -176,6 +177,7 @@ def test_an_interrupted_distillation_resumes_exactly(distil: Distil, monkeypatch
         assert torch.equal(value, second["ema"][name]), name
 
 
+@pytest.mark.slow
 def test_statistics_on_the_teachers_head_survive_a_resume(distil: Distil) -> None:
     # AdaFace counts norms on the frozen head too; the student owns another.
     options = {"head__margin": "adaface", "head__margin_value": 0.4, "loss__th_ce": 1}

@@ -415,23 +415,14 @@ def test_resuming_with_another_configuration_is_refused(tiny_config: Configure) 
 
 LONGER = [
     # Begun with, and gone on with; the warm-up ends at image 24 and the run at 120.
-    pytest.param(
-        {"schedule__name": "constant", "images": 0, "epochs": 2},
-        {"images": 0, "epochs": 4},
-        marks=pytest.mark.slow,
-    ),
+    ({"schedule__name": "constant", "images": 0, "epochs": 2}, {"images": 0, "epochs": 4}),
     ({"schedule__name": "step", "schedule__milestones": "[60]"}, {"schedule__milestones": "[60, 132]", "images": 180}),
-    pytest.param(
-        {"schedule__name": "constant"},
-        {"images": 180, "schedule__name": "step", "schedule__milestones": "[120]"},
-        marks=pytest.mark.slow,
-    ),
-    pytest.param(  # decays only afterwards
-        {"schedule__warmup_images": 119}, {"images": 180, "schedule__warmup_images": 119}, marks=pytest.mark.slow
-    ),
+    ({"schedule__name": "constant"}, {"images": 180, "schedule__name": "step", "schedule__milestones": "[120]"}),
+    ({"schedule__warmup_images": 119}, {"images": 180, "schedule__warmup_images": 119}),  # decays only afterwards
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("begun", "longer"), LONGER)
 def test_a_finished_run_is_made_longer_bit_for_bit(
     begun: dict[str, object], longer: dict[str, object], tiny_config: Configure, tmp_path: Path
@@ -589,12 +580,13 @@ def test_the_best_of_another_validation_is_not_kept_for_ever(
     assert "best.pt has the accuracy 0.6000, and the best one so far, 0.9900, is of anoth" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
         {"precision": "bf16"},
-        pytest.param({"optimizer__name": "adamw", "schedule__lr": 0.001}, marks=pytest.mark.slow),
-        pytest.param({"channels_last": "false"}, marks=pytest.mark.slow),
+        {"optimizer__name": "adamw", "schedule__lr": 0.001},
+        {"channels_last": "false"},
     ],
 )
 def test_variants_learn(tiny_config: Configure, overrides: dict[str, object]) -> None:

@@ -80,6 +80,7 @@ def test_a_student_learns_from_images_of_nobody_in_particular(
     assert backbone(torch.zeros(2, 3, 32, 32)).shape == (2, 24)  # the projection to the teacher's space is part of it
 
 
+@pytest.mark.slow
 def test_the_losses_are_those_of_the_same_images_with_labels(distil: Distil, tiny_faces: Path) -> None:
     # In folders of people the images have the same order.
     labelled = distil("labelled", data__train=tiny_faces, data__unlabelled="false")

@@ -209,6 +209,7 @@ def equal_error_rate(embedding: np.ndarray, people: np.ndarray) -> float:
     return float(np.interp(0, fpr - (1 - tpr), fpr))
 
 
+@pytest.mark.slow
 def test_weak_features_fail_where_learned_ones_do_better_on_new_people() -> None:
     people, photos = grid(0, 120, 10)
     train = render_faces(people, photos, 24).reshape(len(people), -1) / 255.0
