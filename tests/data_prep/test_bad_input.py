@@ -225,6 +225,7 @@ def test_an_image_with_two_labels_is_refused(tmp_path: Path, run: Run, file: str
         assert open_record_pack(tmp_path / verb.__name__).labels().tolist() == [0, 0, 1]
 
 
+@pytest.mark.slow
 def test_ten_thousand_files_in_one_folder(tmp_path: Path, run: Run) -> None:
     """Links to one picture: what is tried is the number of names, not of bytes."""
     person = tmp_path / "faces" / "Ada"

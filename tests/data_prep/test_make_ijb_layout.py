@@ -95,6 +95,7 @@ def test_generated_faces_in_the_layout(generated: Path) -> None:
         assert (points > 0).all() and (points < width).all()
 
 
+@pytest.mark.slow
 def test_the_same_options_give_the_same_bytes_and_another_seed_others(generated: Path, tmp_path: Path) -> None:
     arguments = ["synthetic:8x6", "--image-size", "48", "--workers", "0"]
     for name, seed in (("again", "0"), ("other", "1")):

@@ -173,6 +173,7 @@ def test_th_kd_mixes_two_heads(data: Path, teacher: Path, student: Callable[...,
     assert "bias_distance" in read_log(folder, "heads")[0]
 
 
+@pytest.mark.slow
 def test_sh_kd_leaves_the_shared_head_as_it_was(data: Path, student: Callable[..., Path], tmp_path: Path) -> None:
     first, second = tmp_path / "I0", tmp_path / "I1"
     assert train(arguments(data, first, images=200)) == 0

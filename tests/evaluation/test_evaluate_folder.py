@@ -127,6 +127,7 @@ def test_a_pack_gives_what_its_folder_gives(tmp_path: Path, model: Path) -> None
     assert packed["eer_ci95"] == [low, high]
 
 
+@pytest.mark.slow
 def test_generated_people_need_no_files(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--model", str(model), "--bootstrap", "0", "--no-report", "--output", str(tmp_path / "out")]
     assert main([*arguments, "--images", "synthetic:6x2:5"]) == 0

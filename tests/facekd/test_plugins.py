@@ -101,6 +101,7 @@ def test_a_backbone_is_trained_recorded_and_opened_where_it_is_named(run: Path, 
     assert found.shape == (1, 16)
 
 
+@pytest.mark.slow
 def test_the_environment_names_plugins_too_and_processes_that_are_started_know_them(run: Path) -> None:
     assert os.environ[plugins.VARIABLE] == str(PLAIN)
     code = f"from facekd.checkpoints.models import load_backbone; print(load_backbone({str(run)!r})[0].name)"

@@ -73,6 +73,7 @@ UNFIT: list[tuple[tuple[Any, ...], Any, str]] = [
 ]
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_the_run_is_named(state: TrainingState) -> None:
     path = restore_latest(state)
     assert path is not None

@@ -436,6 +436,7 @@ def test_a_finished_run_is_made_longer_bit_for_bit(
     assert_same_weights(final_weights(config.output), final_weights(whole.output))
 
 
+@pytest.mark.slow
 def test_a_length_that_would_have_changed_the_past_is_refused(tiny_config: Configure, tmp_path: Path) -> None:
     constant = {"output": tmp_path / "constant", "schedule__name": "constant"}
     for begun in ({}, constant):

@@ -58,7 +58,6 @@ def losses(folder: Path) -> list[float]:
     return [entry["loss"] for entry in read_log(folder, "train")]
 
 
-@pytest.mark.slow
 def test_a_student_learns_from_the_mean_of_two(distil: Distil, teachers: Path) -> None:
     options = ("--loss.ce", "0", "--loss.embedding_cosine", "5", "--images", "72", "--diagnostics", "false")
     live, cached = ("--teacher", str(teachers / "a.pt")), ("--teacher", str(teachers / "b.cache"))
@@ -69,6 +68,7 @@ def test_a_student_learns_from_the_mean_of_two(distil: Distil, teachers: Path) -
     assert twice == pytest.approx(one, rel=1e-4) and found != pytest.approx(one, rel=1e-2)
 
 
+@pytest.mark.slow
 def test_teachers_of_two_sizes_one_by_one_resumed_and_moved(distil: Distil, teachers: Path, tmp_path: Path) -> None:
     def words(folder: Path, third: str = "c.pt") -> list[str]:
         listed = f"[{{cache: {folder / 'b.cache'}, weight: 3}}, {{model: {folder / third}}}]"

@@ -129,6 +129,7 @@ def test_ranks_of_a_killed_launcher_save_and_end(tmp_path: Path) -> None:
     assert_stopped_by_word(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_pool_workers_of_a_killed_command_end(tmp_path: Path) -> None:
     size = ("--identities", "5000", "--images-per-identity", "50", "--size", "64", "--workers", "2")
     process = start(["data", "synthesize", *size, "--output", str(tmp_path / "faces")])
