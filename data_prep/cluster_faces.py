@@ -234,11 +234,8 @@ def _parser() -> argparse.ArgumentParser:
         default="drop",
         help="images of no cluster: leave them out (drop, the default), or make each an identity of its own (single)",
     )
-    add(
-        "--truth",
-        action="store_true",
-        help="compare with known identities: the labels of a pack, or the folders that images lie in",
-    )
+    known = "compare with known identities: the labels of a pack, or the folders that images lie in"
+    add("--truth", action="store_true", help=known)
     # The images.
     add("--data-size", type=IMAGE_SIDE, metavar="PX", help="size of the images (default: the model's)")
     add(

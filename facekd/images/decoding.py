@@ -15,6 +15,7 @@ from facekd.images.announced_size import check_announced_size, explain_undecodab
 from facekd.images.heif import decode_heif, is_heif
 from facekd.images.jpeg import JPEG_START, exif_orientation, refuse_cut_short, refuse_many_scans, with_usual_head
 from facekd.images.preprocessing import scale_to_square
+from facekd.images.tiff import TIFF_STARTS, refuse_damaged_tiff
 from facekd.utils.wording import counted
 
 
@@ -120,6 +121,8 @@ def _decode_by_opencv(data: bytes | bytearray | memoryview, exif: bool) -> NDArr
         ) from error
     if image is None:
         raise ImageError(explain_undecodable(data))
+    if data[:4] in TIFF_STARTS:
+        refuse_damaged_tiff(data, image)  # type: ignore[arg-type]
     return image  # type: ignore[return-value]
 
 
