@@ -14,6 +14,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 
 @pytest.fixture(scope="session")
+def more_runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """Returns runs of two processes that begin with, or learn from, others, for slow tests."""
+    return made_once(tmp_path_factory, Runs.make_more_by_two)
+
+
+@pytest.fixture(scope="session")
 def failed_runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """Returns runs of two processes in which one fails, for slow tests."""
     return made_once(tmp_path_factory, Runs.make_that_fail)

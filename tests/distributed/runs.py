@@ -153,15 +153,20 @@ class Runs:
         short = [*GENTLE, "--images", "60"]
         cases = {"gentle": ("train", [*short, *SHARDED])}
         cases |= {"teacher": ("train", [*short, *SHARDED, "--backbone.embedding_size", "24"])}
-        students = {name: taught(self.folder / "teacher", name) for name in TAUGHT}
-        students["student"] += SHARDED
-        cases |= {name: ("distill", words) for name, words in students.items()}
+        cases |= {"student": ("distill", [*taught(self.folder / "teacher", "student"), *SHARDED])}
         cases |= {"validated": ("train", [*short, "--validation.packs", f"[{self.folder / 'pack.bin'}]"])}
-        cases |= {name: ("train", [*started(self.folder, name), *SHARDED]) for name in STARTS}
         cases |= {"from-whole": ("train", [*ON_THE_WAY, *SHARDED]), "fresh-2-sgd": ("train", divided("sgd"))}
         cases |= self._failing(set(FAILS), whole="fresh-2-sgd")
         cases |= {"exchange": ("exchange", [str(self.folder / "pack.bin"), str(self.folder / "rows")])}
         self.start(2, cases | {"shards-2": ("shards", [])})
+
+    def make_more_by_two(self) -> None:
+        """Makes runs of two processes that begin with the weights, or learn from the head, of another."""
+        cases = {"gentle": ("train", [*GENTLE, "--images", "60", *SHARDED])}
+        cases |= {"teacher": ("train", [*cases["gentle"][1], "--backbone.embedding_size", "24"])}
+        cases |= {name: ("train", [*started(self.folder, name), *SHARDED]) for name in STARTS}
+        students = ("both-heads", "memories")
+        self.start(2, cases | {name: ("distill", taught(self.folder / "teacher", name)) for name in students})
 
     def make_that_fail(self) -> None:
         """Makes runs of two processes of which one fails as it saves or resumes."""

@@ -80,14 +80,15 @@ def test_two_processes_with_shards_equal_one_with_the_whole(runs: Runs, tmp_path
     assert_same_run(runs.of("gentle", 2), tmp_path / "one")
 
 
-@pytest.mark.parametrize("name", [pytest.param("frozen", marks=pytest.mark.slow), "warmed-up"])
-def test_two_processes_start_from_weights_as_one_does(name: str, runs: Runs, tmp_path: Path) -> None:
-    two = runs.of(name, 2)
-    run_alone(train_arguments(tmp_path / "one", *started(runs.folder, name), "--batch_size_per_rank", "6"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["frozen", "warmed-up"])
+def test_two_processes_start_from_weights_as_one_does(name: str, more_runs: Runs, tmp_path: Path) -> None:
+    two = more_runs.of(name, 2)
+    run_alone(train_arguments(tmp_path / "one", *started(more_runs.folder, name), "--batch_size_per_rank", "6"))
     assert_same_run(two, tmp_path / "one")
     started_from = load_checkpoint(two)["started_from"]
     assert started_from == load_checkpoint(tmp_path / "one")["started_from"] and started_from["head"]["classes"] == 6
-    before, after = load_checkpoint(runs.of("gentle", 2))["ema"], load_checkpoint(two)["backbone"]
+    before, after = load_checkpoint(more_runs.of("gentle", 2))["ema"], load_checkpoint(two)["backbone"]
     assert all(torch.equal(before[key], after[key]) for key in before) == (name == "frozen")
 
 

@@ -94,6 +94,7 @@ def test_other_protocols_and_data_are_refused(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_where_scores_or_data_are_gone_the_table_remains(ijb: Path, tmp_path: Path) -> None:
     shutil.copytree(ijb / "bad", tmp_path / "other")
     (tmp_path / "other" / "scores.npy").unlink()

@@ -142,6 +142,7 @@ def test_generated_people_need_no_files(tmp_path: Path, model: Path, capsys: pyt
         main([*arguments, "--images", "synthetic:30000x1"])
 
 
+@pytest.mark.slow
 def test_a_map_shows_the_people_with_the_most_images_apart(tmp_path: Path, model: Path) -> None:
     for person, count in ((0, 6), (1, 2), (2, 30), (3, 6)):
         for number in range(count):
@@ -238,6 +239,7 @@ def test_a_second_run_does_not_need_the_model(tiny: Path, tmp_path: Path, model:
     assert [file.stat().st_mtime_ns for file in files] == before
 
 
+@pytest.mark.slow
 def test_small_images_are_enlarged_where_asked(tmp_path: Path, model: Path) -> None:
     for person in range(2):
         for number in range(2):

@@ -16,6 +16,7 @@ from facekd.training.config import TrainConfig
 from facekd.training.logbook import read_log
 
 
+@pytest.mark.slow
 def test_a_file_with_overrides_trains_logs_and_exports(
     tiny_config: Callable[..., TrainConfig],
     tiny_faces: Path,

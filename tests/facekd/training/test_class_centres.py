@@ -70,6 +70,7 @@ def class_means(embeddings: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.stack([embeddings[labels == label].mean(axis=0) for label in np.unique(labels)])
 
 
+@pytest.mark.slow
 def test_a_run_logs_what_its_checkpoint_says(
     tiny_config: Configure, people: str, capfd: pytest.CaptureFixture[str]
 ) -> None:

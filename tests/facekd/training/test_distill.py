@@ -156,6 +156,7 @@ def test_a_cached_teacher_equals_the_live_one(distil: Distil, teacher: Path, tin
         distil("middle", teacher__cache=tmp_path / "cache", data__center_crop=0.875, **options)
 
 
+@pytest.mark.slow
 def test_an_interrupted_distillation_resumes_exactly(distil: Distil, monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"loss__crd": 0.8, "loss__adadistill": 1, "ema_half_life_images": 50, "diagnostics": "true"}
     whole = distil("whole", **options)
@@ -257,6 +258,7 @@ def test_a_teacher_and_a_head_of_two_models_are_refused(distil: Distil, tiny_con
         distil(share=1, loss__kl=1, teacher__head=other.output)
 
 
+@pytest.mark.slow
 def test_a_head_rebuilt_from_another_model_is_warned_of(
     tiny_arguments: list[str], teacher: Path, tiny_faces: Path, tmp_path: Path
 ) -> None:

@@ -283,6 +283,7 @@ def test_a_frozen_and_a_starting_classifier_exclude_each_other(trained: Path, ti
         tiny_config(shared_head=trained, head__weights=trained)
 
 
+@pytest.mark.slow
 def test_a_student_starts_from_weights_too(trained: Path, tiny_arguments: list[str]) -> None:
     words = [*tiny_arguments, "--teacher.model", str(trained), "--backbone.weights", str(trained)]
 

@@ -492,6 +492,7 @@ def exchange(first: Path, second: Path) -> None:
     second.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_images_replaced_under_a_run_are_noticed(
     tiny_config: Configure, tiny_faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

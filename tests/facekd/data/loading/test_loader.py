@@ -117,12 +117,13 @@ def test_workers_may_be_forked_while_opencv_has_threads_here(dataset):
         cv2.setNumThreads(threads_before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("start_method", "workers"),
     [
         ("spawn", 1),
-        pytest.param("spawn", 2, marks=pytest.mark.slow),
-        pytest.param("forkserver", 2, marks=pytest.mark.slow),
+        ("spawn", 2),
+        ("forkserver", 2),
     ],
 )
 def test_workers_started_afresh_give_the_batches_of_none(dataset, start_method, workers):
