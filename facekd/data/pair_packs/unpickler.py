@@ -165,10 +165,13 @@ class ArrayStandIn:
     """Holds an array of the pickle that is not checked yet."""
 
     __slots__ = ("content", "dtype", "is_fortran", "shape")
-    content: Any
-    dtype: Any
-    is_fortran: Any
-    shape: Any
+
+    def __init__(self) -> None:
+        # A damaged pickle may never give them.
+        self.shape: Any = None
+        self.dtype: Any = None
+        self.is_fortran: Any = None
+        self.content: Any = None
 
     def __setstate__(self, state: Any) -> None:
         _, self.shape, self.dtype, self.is_fortran, self.content = state
