@@ -38,9 +38,8 @@ from facekd.utils.progress import track
 from facekd.utils.text_arrays import text_array
 from facekd.utils.wording import agreeing, counted
 from facekd.verification import balanced_folds, fold_indices
-from facekd.verification.kfold import describe_fold, one_kind_folds
+from facekd.verification.kfold import USUAL_FOLDS, describe_fold, one_kind_folds
 
-EVALUATED = 10  # folds of `facekd evaluate lfw`
 MAX_CONTRADICTED = 0.5  # share of either kind of pair up to which labels, not names, are taken for wrong
 
 
@@ -310,8 +309,8 @@ def _report(output: Path, names_path: Path, pairs: ChosenPairs) -> None:
     sizes = np.bincount(fold_of)
     if output.suffix == ".bin" and sizes.min() != sizes.max():
         print("note: the folds differ in size, which a .bin cannot say; an .npz keeps them")
-    elif num_folds not in (1, EVALUATED):
-        print(f"note: `facekd evaluate lfw` takes {EVALUATED} folds unless told; these by --folds {num_folds}")
+    elif num_folds not in (1, USUAL_FOLDS):
+        print(f"note: `facekd evaluate lfw` takes {USUAL_FOLDS} folds unless told; these by --folds {num_folds}")
     if (one_kind := one_kind_folds(is_same, fold_of)).size:
         print(
             f"warning: {one_kind.size} of {counted(num_folds, 'fold')} {agreeing(one_kind.size, 'holds', 'hold')} one "
@@ -369,9 +368,9 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--folds",
         type=whole_number(2, 10_000),
-        default=10,
+        default=USUAL_FOLDS,
         metavar="K",
-        help="folds, unless the list has its own (default: 10)",
+        help=f"folds, unless the list has its own (default: {USUAL_FOLDS})",
     )
     add("--seed", type=SEED, default=0, help="random seed of the draw (default: 0)")
     add(

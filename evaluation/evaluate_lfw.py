@@ -67,6 +67,7 @@ from facekd.utils.foreign import some_of
 from facekd.utils.terminal import console, say
 from facekd.utils.wording import counted
 from facekd.verification.groups.cell_rates import ListedErrors
+from facekd.verification.kfold import USUAL_FOLDS
 from facekd.verification.measures import LFW_FARS, measure_pairs
 
 Entries = dict[str, Any]  # of results.json
@@ -260,7 +261,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "resample people, not pairs",
     )
     # How accuracy and TAR@FAR are measured.
-    add("--folds", type=whole_number(2, 10_000), default=10, help="number of folds for the accuracy (default: 10)")
+    add(
+        "--folds",
+        type=whole_number(2, 10_000),
+        default=USUAL_FOLDS,
+        help=f"number of folds for the accuracy (default: {USUAL_FOLDS})",
+    )
     add(
         "--fold-kind",
         choices=("auto", "contiguous", "balanced"),

@@ -31,6 +31,7 @@ from facekd.files.writing import write_text
 from facekd.results.schema import ROBUSTNESS_FORMAT
 from facekd.utils.terminal import console, say
 from facekd.utils.wording import counted
+from facekd.verification.kfold import USUAL_FOLDS
 from facekd.verification.measures import LFW_FARS
 
 RESULT_VERSION = 1
@@ -174,7 +175,12 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     )
     add("--sample", type=whole_number(4, 10**9), metavar="N", help="pairs drawn, half of each kind (default: all)")
     # How it is measured, and how the models are run.
-    add("--folds", type=whole_number(2, 10_000), default=10, help="number of folds for the accuracy (default: 10)")
+    add(
+        "--folds",
+        type=whole_number(2, 10_000),
+        default=USUAL_FOLDS,
+        help=f"number of folds for the accuracy (default: {USUAL_FOLDS})",
+    )
     add_flip_option(parser)
     add_metric_options(parser, LFW_FARS)
     add_cache_switch(parser)

@@ -21,13 +21,8 @@ from facekd.utils.foreign import shown
 from facekd.utils.wording import agreeing, counted
 
 LOG_NAME = "align_log.jsonl"
-DAMAGE = (
-    ValueError,
-    RecursionError,
-    TypeError,
-    KeyError,
-    AttributeError,
-)  # what a damaged line makes json and us raise
+# What a damaged line makes json and us raise.
+DAMAGE = (ValueError, RecursionError, TypeError, KeyError, AttributeError)
 # Why a photograph is set aside, in words; the keys name folders of `--set-aside`.
 REASONS = {**choosing.REASONS, "no_landmarks": "not in the landmark file"}
 

@@ -15,6 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from facekd.commands.command_line import GPU_NAME
 from facekd.embedder.checks import is_onnx_file
 from facekd.embedder.interface import GivenPreprocessing
 from facekd.embedder.onnx_models.embedder import OnnxEmbedder
@@ -51,7 +52,7 @@ def open_embedder(
         FacekdError: there is no such GPU.
     """
     path, device = Path(path), str(device)
-    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", device):
+    if not re.fullmatch(f"cpu|{GPU_NAME}", device):
         raise ModelError(f"device is {shown(repr(device))}; expected cpu, cuda or cuda:N")
     given = {name: value for name, value in options.items() if value is not None}
 

@@ -247,11 +247,11 @@ def _tell_labels_apart(opened: Mapping[str, Sequence[Images]]) -> None:
 def _name_people_of_several_folders(opened: Mapping[str, Sequence[Images]]) -> None:
     """Warns of people whose images lie in several folders of one name, which may be two people's: 0001 of two sets."""
     folders_of: dict[str, dict[str, None]] = {}
-    for word, parts in opened.items():
-        for part in parts if Path(word).is_dir() else ():
-            for name, person in zip(part.names, part.people, strict=True) if isinstance(part, ImageFiles) else ():
-                if person:
-                    folders_of.setdefault(person, {})[os.path.dirname(name)] = None  # noqa: PTH120
+    of_folders = [part for word, parts in opened.items() if Path(word).is_dir() for part in parts]
+    for part in (part for part in of_folders if isinstance(part, ImageFiles)):
+        for name, person in zip(part.names, part.people, strict=True):
+            if person:
+                folders_of.setdefault(person, {})[os.path.dirname(name)] = None  # noqa: PTH120
     several = {person: folders for person, folders in folders_of.items() if len(folders) > 1}
     if several:
         person, folders = next(iter(several.items()))

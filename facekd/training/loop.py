@@ -169,11 +169,6 @@ def build_run(config: TrainConfig, world: World, make_recognizer: MakeRecognizer
     """
     _check_machine(config, world)
     dataset = open_training_data(config.data)
-    if config.data.held_out and config.validation.classification != "held_out":
-        dataset.warnings.append(
-            "data.held_out keeps images from training, and nothing measures them: set validation.classification to "
-            "held_out, or data.held_out to 0"
-        )
     dataset.warnings += idle_settings(config)
     total_images = round_up(config.images or round(config.epochs * len(dataset)), config.global_batch_size)
     config.check_length(total_images)

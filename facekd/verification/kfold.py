@@ -16,6 +16,7 @@ from facekd.verification.operating_points import (
 )
 from facekd.verification.scores import checked_is_same, checked_scores, fold_indices
 
+USUAL_FOLDS = 10  # those of LFW
 FoldKind = Literal["auto", "contiguous", "balanced"]
 
 
@@ -29,7 +30,7 @@ class KFoldAccuracy:
     thresholds: tuple[float, ...]
 
 
-def kfold_accuracy(scores: ArrayLike, is_same: ArrayLike, folds: int | ArrayLike = 10) -> KFoldAccuracy:
+def kfold_accuracy(scores: ArrayLike, is_same: ArrayLike, folds: int | ArrayLike = USUAL_FOLDS) -> KFoldAccuracy:
     """Computes the accuracy of each fold at the threshold that is most accurate on the other folds (LFW protocol).
 
     The threshold is exact: every midpoint between neighbouring scores of the other folds is tried, and both ends. Of
@@ -107,7 +108,7 @@ class ChosenFolds:
 
 def choose_folds(
     is_same: np.ndarray,
-    folds: int = 10,
+    folds: int = USUAL_FOLDS,
     recorded: np.ndarray | None = None,
     kind: FoldKind = "auto",
     fewer: bool = False,

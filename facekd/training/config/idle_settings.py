@@ -7,7 +7,7 @@ from facekd.training.config.train_config import TrainConfig
 
 
 def idle_settings(config: TrainConfig) -> list[str]:
-    """Returns a sentence for each setting that differs from its default and has no effect.
+    """Returns a sentence for each setting that differs from its default and has no effect, or none that is measured.
 
     They are warned of, not refused: runs that have them must go on.
     """
@@ -29,6 +29,11 @@ def idle_settings(config: TrainConfig) -> list[str]:
         has_temperature = config.effective_loss.has_temperature
         readers.append(("loss.temperature", has_temperature, "no loss that has one is active"))
     found = []
+    if config.data.held_out and config.validation.classification != "held_out":
+        found.append(
+            "data.held_out keeps images from training, and nothing measures them: set validation.classification to "
+            "held_out, or data.held_out to 0"
+        )
     for key, is_read, why in readers:
         section, name = key.split(".")
         values = getattr(config, section)
