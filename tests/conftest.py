@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from hypothesis import settings
 from facekd.data.recordio import Header, RecordWriter, pack
 from facekd.errors import run_verb
 from tests.painted_faces import write_scrfd, write_yunet
+from tests.shallow import full_depth, shallow_networks  # noqa: F401 - fixtures of all
 
 ROOT = Path(__file__).resolve().parent.parent
 # Real faces and models carry no licence that lets the project ship them: tests that need them skip without them.
@@ -40,6 +42,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="slow: run with --runslow"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Keeps the garbage collector from what collecting the tests makes, for all of it stays: libraries and tests."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session")

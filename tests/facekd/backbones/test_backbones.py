@@ -46,12 +46,8 @@ def test_images_become_embeddings(name, width, image_size):
 
 
 # The deeper of a family say no more than its others, and take seconds.
-ALL = [
-    pytest.param(name, marks=pytest.mark.slow)
-    if name.endswith(("50", "56", "100", "101", "110", "200", "_s1"))
-    else name
-    for name in BACKBONES
-]
+DEEPER = ("34", "44", "50", "50_2", "56", "100", "101", "110", "121", "200", "32x4", "40_2", "v3_large", "_s1")
+ALL = [pytest.param(name, marks=pytest.mark.slow) if name.endswith(DEEPER) else name for name in BACKBONES]
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -107,6 +107,7 @@ def test_checkpoints_keep_the_newest_and_load_as_a_backbone(tiny_config: Configu
     assert backbone(torch.zeros(2, 3, 32, 32)).shape == (2, 16)
 
 
+@pytest.mark.usefixtures("full_depth")
 def test_a_killed_run_resumes_bit_for_bit(tiny_arguments: list[str], tmp_path: Path) -> None:
     # 42 images in batches of 12: the kill falls inside an epoch. Worker processes, dropout, EMA and momentum are on.
     extra = (

@@ -62,7 +62,7 @@ def test_a_student_learns_from_the_mean_of_two(distil: Distil, teachers: Path) -
     options = ("--loss.ce", "0", "--loss.embedding_cosine", "5", "--images", "72", "--diagnostics", "false")
     live, cached = ("--teacher", str(teachers / "a.pt")), ("--teacher", str(teachers / "b.cache"))
     found = losses(distil("mean", *live, *cached, *options))
-    assert found[-1] < found[0]
+    assert sum(found[3:]) < sum(found[:3])  # of six steps
     # The mean of a teacher with itself is that teacher, and not that of the two.
     one, twice = losses(distil("one", *cached, *options)), losses(distil("twice", *cached, *cached, *options))
     assert twice == pytest.approx(one, rel=1e-4) and found != pytest.approx(one, rel=1e-2)
