@@ -8,7 +8,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn
 
 from facekd.commands.completion import answer
@@ -162,8 +162,14 @@ class CommandParser(argparse.ArgumentParser):
             # The beginning of an option may be accepted; argparse itself refuses one that fits several.
             is_known = any(name.startswith(option) for name in known) if self.allow_abbrev else option in known
             if option.startswith("--") and not is_known:
-                self.error(f"{option} is not an option{did_you_mean(option, known)}")
+                self.error(f"{option} is not an option{self._meant(option, known)}")
         return words
+
+    def _meant(self, option: str, known: Collection[str]) -> str:
+        """Returns what was meant by an option that does not exist, to go behind that statement."""
+        places = {action.dest: action.metavar or action.dest for action in self._actions if not action.option_strings}
+        place = places.get(option[2:].replace("-", "_"))
+        return f": {place} is given without a name" if place else did_you_mean(option, known)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:

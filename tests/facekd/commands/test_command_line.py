@@ -53,6 +53,15 @@ def test_words_after_two_dashes_are_no_options() -> None:
     assert parser.parse_args(["--model", "m", "--", "--modle"]).file == "--modle"
 
 
+def test_what_is_given_without_a_name_is_no_option(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = make_parser()
+    parser.add_argument("--overwrite", action="store_true")
+    parser.add_argument("output", metavar="OUT")
+    with pytest.raises(SystemExit, match="2"):
+        parser.parse_args(["--output", "folder"])
+    assert "--output is not an option: OUT is given without a name (`facekd try" in capsys.readouterr().err
+
+
 def test_the_usage_names_what_must_be_given(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         make_parser().parse_args(["--help"])
