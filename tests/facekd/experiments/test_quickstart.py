@@ -14,6 +14,7 @@ from facekd.training.config.distill_config import DistillConfig
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("full_depth")
 def test_every_step_runs_once_and_lands_in_one_folder(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "quick start"  # a path with a space
     command = ["quickstart", "--size", "tiny", "--output", str(folder)]

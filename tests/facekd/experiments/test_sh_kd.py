@@ -167,6 +167,7 @@ TINY = {
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("full_depth")
 def test_the_meeting_head_from_a_teacher_to_a_model_and_not_twice(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -259,6 +259,7 @@ def test_help_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("full_depth")
 @pytest.mark.parametrize("name", BACKBONES)
 @pytest.mark.parametrize("size", [112, 64])
 def test_every_backbone_exports(name: str, size: int, tmp_path: Path) -> None:
