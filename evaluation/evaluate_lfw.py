@@ -42,6 +42,7 @@ from evaluation.sets.qualities import MODEL, NORM, add_quality_option, refuse_qu
 from evaluation.shared_options import (
     add_cache_switch,
     add_flip_option,
+    add_folds_option,
     add_halves_option,
     add_metric_options,
     add_model_option,
@@ -54,7 +55,7 @@ from evaluation.shared_options import (
     refuse_preprocessing,
     rule_text,
 )
-from facekd.commands.command_line import CommandParser, whole_number
+from facekd.commands.command_line import CommandParser
 from facekd.embedder.described_model import open_described_model
 from facekd.embedder.model_options import add_model_options
 from facekd.embedder.quality import QualityEmbedder
@@ -67,7 +68,6 @@ from facekd.utils.foreign import some_of
 from facekd.utils.terminal import console, say
 from facekd.utils.wording import counted
 from facekd.verification.groups.cell_rates import ListedErrors
-from facekd.verification.kfold import USUAL_FOLDS
 from facekd.verification.measures import LFW_FARS, measure_pairs
 
 Entries = dict[str, Any]  # of results.json
@@ -261,12 +261,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "resample people, not pairs",
     )
     # How accuracy and TAR@FAR are measured.
-    add(
-        "--folds",
-        type=whole_number(2, 10_000),
-        default=USUAL_FOLDS,
-        help=f"number of folds for the accuracy (default: {USUAL_FOLDS})",
-    )
+    add_folds_option(parser)
     add(
         "--fold-kind",
         choices=("auto", "contiguous", "balanced"),

@@ -17,6 +17,7 @@ from evaluation.sets.pair_set import load_pair_set
 from evaluation.shared_options import (
     add_cache_switch,
     add_flip_option,
+    add_folds_option,
     add_metric_options,
     add_output_option,
     check_metric_options,
@@ -31,7 +32,6 @@ from facekd.files.writing import write_text
 from facekd.results.schema import ROBUSTNESS_FORMAT
 from facekd.utils.terminal import console, say
 from facekd.utils.wording import counted
-from facekd.verification.kfold import USUAL_FOLDS
 from facekd.verification.measures import LFW_FARS
 
 RESULT_VERSION = 1
@@ -175,12 +175,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     )
     add("--sample", type=whole_number(4, 10**9), metavar="N", help="pairs drawn, half of each kind (default: all)")
     # How it is measured, and how the models are run.
-    add(
-        "--folds",
-        type=whole_number(2, 10_000),
-        default=USUAL_FOLDS,
-        help=f"number of folds for the accuracy (default: {USUAL_FOLDS})",
-    )
+    add_folds_option(parser)
     add_flip_option(parser)
     add_metric_options(parser, LFW_FARS)
     add_cache_switch(parser)

@@ -12,6 +12,7 @@ from facekd.embedder.model_options import MODEL_HELP
 from facekd.files.result_folder import MARK
 from facekd.verification import RULES, Rule
 from facekd.verification.intervals.bootstrap import MIN_DRAWS
+from facekd.verification.kfold import USUAL_FOLDS
 
 DEFAULT_FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
@@ -44,6 +45,12 @@ def _paths(arguments: argparse.Namespace, *options: str) -> list[Path]:
     values = [getattr(arguments, option, None) for option in options]
     words = [word for value in values for word in (value if isinstance(value, list | tuple) else [value])]
     return [Path(word) for word in words if isinstance(word, str | Path)]
+
+
+def add_folds_option(parser: argparse.ArgumentParser) -> None:
+    """Adds `--folds`."""
+    parser.add_argument("--folds", type=whole_number(2, 10_000), default=USUAL_FOLDS, help="number of folds for the "
+        f"accuracy (default: {USUAL_FOLDS})")  # fmt: skip
 
 
 def add_flip_option(parser: argparse.ArgumentParser) -> None:

@@ -15,6 +15,7 @@ from evaluation.sets.pair_set import load_pair_set
 from facekd.data.config import DataConfig, open_training_data
 from facekd.data.datasets import print_summary
 from facekd.utils.processes.children import launcher_number
+from facekd.verification.kfold import USUAL_FOLDS
 from facekd.verification.measures import measure_pairs
 from facekd.verification.scores import cosines
 from facekd.verification.top_k_accuracy import top_k_accuracy
@@ -43,7 +44,7 @@ class PairSetValidator:
         path: str | os.PathLike[str],
         flip: bool = True,
         name: str | None = None,
-        folds: int = 10,
+        folds: int = USUAL_FOLDS,
         fars: Sequence[float] = (1e-2, 1e-3),
     ) -> None:
         self._pair_set = load_pair_set(path, folds, name=name, fewer_folds=True)

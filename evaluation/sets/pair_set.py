@@ -19,7 +19,7 @@ from facekd.files.unchanged import unchanged
 from facekd.utils.foreign import shown, some_of
 from facekd.utils.text_arrays import text_array
 from facekd.utils.wording import counted
-from facekd.verification.kfold import FoldKind, choose_folds
+from facekd.verification.kfold import USUAL_FOLDS, FoldKind, choose_folds
 from facekd.verification.label_consistency import contradicted_impostors
 from facekd.verification.scores import cosines
 
@@ -104,7 +104,7 @@ class PairSet:
 
 def load_pair_set(
     path: str | os.PathLike[str],
-    folds: int = 10,
+    folds: int = USUAL_FOLDS,
     names: str | os.PathLike[str] | None = None,
     name: str | None = None,
     fold_kind: FoldKind = "auto",

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facekd.errors import ImageError
+from facekd.images.frames import TIFF_ORDERS
 from facekd.utils.foreign import shown
 
-TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+TIFF_STARTS = (*TIFF_ORDERS, b"II+\0", b"MM\0+")  # the last two: BigTIFF
 # Modes of Pillow whose pixels are OpenCV's. It takes transparency and 16 bits otherwise: only damage that Pillow itself
 # meets is found there.
 COMPARED_MODES = frozenset({"1", "L", "LA", "P", "RGB", "CMYK", "YCbCr"})

@@ -67,8 +67,8 @@ def test_equals_plain_metrics_on_repeated_comparisons(monkeypatch, seed, is_pair
         groups = (int(is_same.sum()), int((~is_same).sum()))
         units = Units(numbers, np.where(is_same, numbers, scores.size), groups)
     ranked = RankedScores(scores[is_same], scores[~is_same])
-    draws = resample(ranked, scores, is_same, units, fars, 50, seed)
-    expected_tar, expected_eer = naive_draws(scores, is_same, units, fars, 50, seed)
+    draws = resample(ranked, scores, is_same, units, fars, 120, seed)
+    expected_tar, expected_eer = naive_draws(scores, is_same, units, fars, 120, seed)
     np.testing.assert_array_equal(draws.tar, expected_tar)
     np.testing.assert_allclose(draws.eer, expected_eer, atol=1e-12)
 
